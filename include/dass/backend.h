@@ -1,0 +1,53 @@
+/* The contract of a backend: describe -> choose -> bind -> run. No code, no state.
+ *
+ * select() looks at one node and fills a kernel: what will run it, and how much scratch it wants. bind() hands over the
+ * final pointers, once. run() is the hot path: it never blocks longer than the work, never allocates, never decides.
+ * A node a backend cannot run is DASS_UNSUPPORTED with op and shapes in the text; nothing falls back silently.
+ */
+#ifndef DASS_BACKEND_H
+#define DASS_BACKEND_H
+
+#include "dass/graph.h"
+
+typedef struct dass_backend dass_backend;
+
+/* One prepared node. */
+typedef struct dass_kernel {
+    dass_status (*run)(dass_backend *be, void *impl);
+    void *impl;       /* backend-private, allocated from the arena given to select */
+    size_t ws_bytes;  /* scratch alive only during run; planned like a tensor, 256-aligned */
+    const char *name; /* "host:dwpw_avx2", "onednn:jit_1x1:avx2", shown by plan and profile */
+} dass_kernel;
+
+typedef struct dass_backend_options {
+    int ordinal;   /* device number */
+    int n_threads; /* host: 0 = all cores */
+} dass_backend_options;
+
+typedef struct dass_backend_ops {
+    const char *name;
+    dass_status (*open)(const dass_backend_options *opt, dass_backend **out);
+    void (*close)(dass_backend *be); /* NULL is fine */
+    /* Memory: a handful of calls per run of the program, never per tensor. Blocks are zeroed. */
+    dass_status (*alloc)(dass_backend *be, size_t bytes, const char *what, void **out);
+    void (*free)(dass_backend *be, void *p);
+    dass_status (*write)(dass_backend *be, void *dst, const void *host_src, size_t bytes);
+    dass_status (*read)(dass_backend *be, void *host_dst, const void *src, size_t bytes);
+    dass_status (*fill)(dass_backend *be, void *dst, uint32_t word, size_t bytes); /* bytes: multiple of 4 */
+    dass_status (*sync)(dass_backend *be);
+    /* Kernels. impl comes from `mem`, which outlives the kernel. */
+    dass_status (*select)(dass_backend *be, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *out);
+    /* args: the node's inputs then outputs, NULL where the value is 0. ws: ws_bytes of scratch, NULL when 0. */
+    dass_status (*bind)(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args, void *ws);
+    void (*drop)(dass_backend *be, dass_kernel *k); /* library objects behind impl; the memory is the arena's */
+    /* Asked by lowering passes: is this (fused) op worth making here? */
+    bool (*can)(dass_backend *be, dass_op op);
+    dass_dtype real; /* the floating type it computes in: graphs of the other are refused */
+} dass_backend_ops;
+
+/* Every backend starts with its ops, so that a pointer is enough. */
+struct dass_backend {
+    const dass_backend_ops *ops;
+};
+
+#endif

@@ -1,0 +1,50 @@
+/* Executors: graph + backend -> something that runs. And programs: several executors over one arena.
+ *
+ *     be  = dass_backend_open("host", ...)
+ *     e   = dass_exec_make(be, g, opt)            select every node, plan the arena (no big memory yet)
+ *     p   = dass_program_make(be, {e...}, bufs)   one arena of the largest plan; every kernel bound
+ *     dass_program_run(p)                         the executors in order; zero allocations
+ */
+#ifndef DASS_EXEC_H
+#define DASS_EXEC_H
+
+#include "dass/backend.h"
+#include "dass/plan.h"
+
+/* Names: "host" (the fast paths), "ref" and "ref64" (plain C, f32 and f64), "null" (plans, never computes), "cuda".
+ * Errors: DASS_UNSUPPORTED with the reason when this build or machine has no such backend; never another instead. */
+dass_status dass_backend_open(const char *name, const dass_backend_options *opt, dass_backend **out);
+void dass_backend_close(dass_backend *be);
+/* Registry, for `dass info`: name and availability text of backend i; NULL past the end. */
+const char *dass_backend_name(size_t i);
+const char *dass_backend_why_not(size_t i); /* NULL = available */
+dass_dtype dass_backend_real(const char *name); /* type of the graphs to build for it; F32 when unknown */
+
+typedef struct dass_exec dass_exec;
+typedef struct dass_exec_options {
+    bool guard;       /* 256-byte tails of a pattern, temporaries start as NaN, both checked after each node */
+    bool no_in_place; /* every value gets storage of its own */
+} dass_exec_options;
+
+/* g must be finished and outlive the exec. */
+dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exec_options *opt, dass_exec **out);
+void dass_exec_free(dass_exec *e);
+const dass_plan *dass_exec_plan(const dass_exec *e);
+const dass_graph *dass_exec_graph(const dass_exec *e);
+const char *dass_exec_kernel_name(const dass_exec *e, dass_node n);
+
+typedef struct dass_program dass_program;
+/* bufs[i]: device pointer of buffer i (bufs[0] ignored), n_bufs entries; copied. Errors: DASS_NOMEM names the bytes of
+ * the arena. With the null backend no arena is allocated and run is DASS_UNSUPPORTED. */
+dass_status dass_program_make(dass_backend *be, dass_exec *const *execs, uint32_t n_execs, void *const *bufs,
+                              uint32_t n_bufs, dass_program **out);
+void dass_program_free(dass_program *p); /* not its execs */
+dass_status dass_program_run(dass_program *p);
+/* Run executor i alone. In guard mode errors are DASS_NUMERIC / DASS_INTERNAL naming the node. */
+dass_status dass_program_run_one(dass_program *p, uint32_t i);
+size_t dass_program_arena_bytes(const dass_program *p);
+
+/* Seconds of every node of executor i added over one run: sec has n_nodes entries. */
+dass_status dass_program_profile(dass_program *p, uint32_t i, double *sec);
+
+#endif
