@@ -45,7 +45,8 @@ dass_status dass_config_check(const dass_config *c);
 const char *dass_config_key_name(dass_config_key k);
 const char *dass_config_key_help(dass_config_key k);
 const char *dass_config_key_default(dass_config_key k);
-/* Value of a key as YAML text; buf of n bytes, NUL-ended. */
+/* Value of a key as YAML text that reads back the same; buf of n bytes, NUL-ended. DASS_CONFIG_PRINT_MAX holds any. */
+#define DASS_CONFIG_PRINT_MAX (2 * DASS_TEXT_MAX + 2)
 void dass_config_print(const dass_config *c, dass_config_key k, char *buf, size_t n);
 /* Levenshtein-nearest of n words (NULL when none is near): for "did you mean". */
 const char *dass_nearest(const char *word, const char *const *words, size_t n);

@@ -384,6 +384,9 @@ typedef struct dass_wrt {
     dass_buf buf, grad_buf;
 } dass_wrt;
 dass_status dass_graph_grad(dass_graph *g, dass_val loss, const dass_wrt *wrt, uint32_t n_wrt);
+/* The same from given output gradients: d_y[i] (shape of y[i], any value of the graph) is dL/dy[i]. */
+dass_status dass_graph_grad_seeded(dass_graph *g, const dass_val *y, const dass_val *d_y, uint32_t n,
+                                   const dass_wrt *wrt, uint32_t n_wrt);
 
 /* Fusion, on a forward graph, before the gradient is taken (fused ops have gradient rules of their own, so the
  * backward pass needs no patterns):

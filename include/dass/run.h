@@ -1,0 +1,93 @@
+/* The commands as functions: search, derive, train, prune, eval. Each reads a configuration, leaves its results in a
+ * run folder, and returns a status; nothing is printed on stdout here.
+ *
+ *     search   supernet: dense -> score -> finetune stages, alpha trained against the masked network
+ *              -> config.yaml, metrics.jsonl, genotype.json, params.safetensors
+ *     derive   params of a supernet -> genotype
+ *     train    a genotype or a network of the zoo, dense, cosine schedule -> config, metrics, params
+ *     prune    params -> scores trained, mask frozen, kept weights trained -> config, metrics, params with mask
+ *     eval     params -> accuracy on the test images with running batch-norm statistics
+ *
+ * A run that is interrupted leaves no params.safetensors of its own and starts from the beginning next time.
+ */
+#ifndef DASS_RUN_H
+#define DASS_RUN_H
+
+#include "dass/ckpt.h"
+#include "dass/data.h"
+#include "dass/step.h"
+
+typedef struct dass_run_options {
+    const dass_config *config;
+    const char *out_dir;  /* made if missing, files of an earlier run replaced; NULL: nothing is written */
+    const char *build_id; /* for config.yaml; NULL = unknown */
+    const char *command;  /* the same: the command line */
+    bool guard;           /* executors in guard mode */
+    bool quiet;           /* no progress lines */
+} dass_run_options;
+
+/* search.method dass: the three stages. darts: one dense stage of as many epochs. random: no training at all, a
+ * genotype from run.seed. search.order 2 is DASS_UNSUPPORTED. *out: the genotype. */
+dass_status dass_run_search(const dass_run_options *opt, dass_genotype *out);
+dass_status dass_run_derive(const char *from, dass_genotype *out);
+dass_status dass_run_train(const dass_run_options *opt);
+/* from: folder or file that train left. The network is the file's; net.* of the configuration must agree. */
+dass_status dass_run_prune(const dass_run_options *opt, const char *from);
+
+typedef struct dass_eval {
+    char state[16];   /* "dense", "pruned" */
+    char network[64]; /* "cells C8 L5", "resnet18" */
+    int64_t n;        /* images */
+    double loss, top1;/* top1 in [0, 1] */
+    int64_t weights, kept, unpruned; /* maskable, of these kept, batch norm and biases */
+    int64_t macs, sparse_macs;       /* per image, of convolutions: all, those with a kept weight */
+} dass_eval;
+dass_status dass_run_eval(const dass_run_options *opt, const char *from, dass_eval *out);
+
+/* Copy the network of a parameter file into net.* and say so in the origins, so that later stages size themselves by
+ * it. DASS_CONFIG when a value given on the command line or in a file differs. */
+dass_status dass_run_adopt(dass_config *c, const dass_params *p);
+
+/* peak -> min over n epochs, at epoch e in [0, n). */
+double dass_cosine(double peak, double min, int64_t e, int64_t n);
+/* Mean entropy of the rows of softmax(alpha), in nats. */
+double dass_alpha_entropy(const double *alpha, int64_t n_rows, int32_t n_cols);
+
+/* ---- sizes, for `dass plan` ----------------------------------------------------------------------------------- */
+
+typedef struct dass_stage_size {
+    const char *stage, *task; /* "dense" "score" "finetune" | "weights" "alpha" "eval" */
+    int32_t batch;
+    int64_t nodes;
+    size_t peak_bytes, bound_bytes, sum_bytes;
+} dass_stage_size;
+
+typedef struct dass_big_value {
+    char text[160]; /* name, shape and maker */
+    size_t bytes;
+    uint32_t first, last; /* nodes of its life */
+} dass_big_value;
+
+#define DASS_MAX_STAGE_SIZES 8
+#define DASS_N_BIG_VALUES 10
+
+typedef struct dass_sizes {
+    bool supernet;
+    char network[64];
+    char backend[16];
+    dass_net_count count;
+    int64_t kept;
+    double density;      /* kept / weights */
+    int64_t nodes_step;  /* supernet: weight graph + alpha graph of a dense step; else the training graph */
+    size_t param_bytes;  /* buffers other than inputs that any stage uses */
+    size_t input_bytes;
+    int32_t batch;
+    uint32_t n_stages, largest; /* largest: index of the stage with the highest peak */
+    dass_stage_size stage[DASS_MAX_STAGE_SIZES];
+    uint32_t n_big;
+    dass_big_value big[DASS_N_BIG_VALUES]; /* of the largest stage */
+} dass_sizes;
+/* Graphs and plans of every stage on backend `device`; allocates no parameters. */
+dass_status dass_sizes_measure(const dass_config *c, const char *device, dass_sizes *out);
+
+#endif

@@ -1,0 +1,41 @@
+/* Phases made runnable: the graphs of a step, their executors, and one program over one arena. What training, the
+ * step benchmark and `dass plan` have in common; it decides nothing about learning.
+ *
+ *     DASS_TRY(dass_steps_plan(store, &arch, phase, 2, be, &opt, &steps));   graphs and plans; no device memory yet
+ *     DASS_TRY(dass_steps_bind(store, &steps));                              commits the buffers they use, binds
+ *     DASS_TRY(dass_steps_run(store, &steps, 0, &block, &loss, &correct));
+ *     dass_steps_close(&steps);
+ */
+#ifndef DASS_STEP_H
+#define DASS_STEP_H
+
+#include "dass/net.h"
+
+#define DASS_MAX_STEPS 8
+
+typedef struct dass_steps {
+    dass_backend *be;
+    uint32_t n;
+    dass_graph *graph[DASS_MAX_STEPS];
+    dass_exec *exec[DASS_MAX_STEPS];
+    dass_program *program;
+} dass_steps;
+
+/* Build and plan n phases. On error nothing stays open. */
+dass_status dass_steps_plan(dass_store *s, const dass_arch *arch, const dass_phase *phase, uint32_t n,
+                            dass_backend *be, const dass_exec_options *opt, dass_steps *out);
+/* The same around one finished graph, which is taken over (freed on error too). */
+dass_status dass_steps_wrap(dass_graph *g, dass_backend *be, const dass_exec_options *opt, dass_steps *out);
+/* Commit every buffer the graphs use, and the groups and inputs, then make the program. */
+dass_status dass_steps_bind(dass_store *s, dass_steps *p);
+/* Write the step block, run phase i, read loss and correct (each may be NULL). */
+dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_step_block *block, double *loss,
+                           double *correct);
+void dass_steps_close(dass_steps *p); /* all-zero is fine */
+/* Bit set of the buffers that values of g lie in. */
+uint64_t dass_graph_bufs(const dass_graph *g);
+/* Threshold graph alone: SCORE -> BITS by the table of kept counts. */
+dass_status dass_threshold_build(const dass_store *s, const dass_segment *segments, int64_t n_segments, dass_dtype real,
+                                 dass_graph **out);
+
+#endif

@@ -1,0 +1,208 @@
+/* The registry of backends, and executors: select every node, plan, bind, run. Backends are known by their table only;
+ * this file is the one place that names them. The run loop is a flat walk over prepared kernels: it allocates nothing and
+ * decides nothing.
+ */
+#include "exec_private.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+extern const dass_backend_ops dass_backend_host;
+extern const dass_backend_ops dass_backend_ref;
+extern const dass_backend_ops dass_backend_ref64;
+
+typedef struct registry_row {
+    const char *name;
+    const dass_backend_ops *ops; /* NULL: known, but not in this build */
+    const char *why_not;
+} registry_row;
+
+static const registry_row registry[] = {
+    {"host", &dass_backend_host, NULL},
+    {"ref", &dass_backend_ref, NULL},
+    {"ref64", &dass_backend_ref64, NULL},
+    {"null", &dass__backend_null, NULL},
+    {"cuda", NULL, "this version has no CUDA plugin; use --device host"},
+};
+
+#define N_BACKENDS (sizeof registry / sizeof registry[0])
+
+const char *dass_backend_name(size_t i)
+{
+    return i < N_BACKENDS ? registry[i].name : NULL;
+}
+
+const char *dass_backend_why_not(size_t i)
+{
+    return i < N_BACKENDS ? registry[i].why_not : "no such backend";
+}
+
+static const registry_row *find_backend(const char *name)
+{
+    for (size_t i = 0; i < N_BACKENDS; i++)
+        if (strcmp(registry[i].name, name) == 0)
+            return &registry[i];
+    return NULL;
+}
+
+dass_dtype dass_backend_real(const char *name)
+{
+    const registry_row *r = find_backend(name);
+    return r && r->ops ? r->ops->real : DASS_F32;
+}
+
+dass_status dass_backend_open(const char *name, const dass_backend_options *opt, dass_backend **out)
+{
+    *out = NULL;
+    const registry_row *r = find_backend(name);
+    if (!r)
+        return DASS_FAIL(DASS_ARG, "no backend is called '%s'; there are host, ref, ref64, null, cuda", name);
+    if (!r->ops)
+        return DASS_FAIL(DASS_UNSUPPORTED, "device '%s': %s", name, r->why_not);
+    const dass_backend_options none = {0};
+    return r->ops->open(opt ? opt : &none, out);
+}
+
+void dass_backend_close(dass_backend *be)
+{
+    if (be)
+        be->ops->close(be);
+}
+
+/* ---- executors ------------------------------------------------------------------------------------------------------ */
+
+static dass_status select_all(dass_exec *e)
+{
+    for (dass_node n = 1; n < e->g->n_nodes; n++) {
+        e->n_selected = n;
+        DASS_TRY(e->be->ops->select(e->be, e->mem, e->g, n, &e->kernels[n]));
+        e->ws_bytes[n] = e->kernels[n].ws_bytes;
+    }
+    e->n_selected = e->g->n_nodes;
+    return DASS_OK;
+}
+
+dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exec_options *opt, dass_exec **out)
+{
+    *out = NULL;
+    if (g->status != DASS_OK)
+        return g->status;
+    if (g->real != be->ops->real && be->ops != &dass__backend_null)
+        return DASS_FAIL(DASS_ARG, "exec: the graph is in %s, device '%s' computes in %s", g->real == DASS_F64 ? "f64" : "f32",
+                         be->ops->name, be->ops->real == DASS_F64 ? "f64" : "f32");
+    dass_status st = DASS_OK;
+    void *p = NULL;
+    DASS_TRY(dass_mem_alloc(sizeof(dass_exec), "executor", &p));
+    dass_exec *e = p;
+    e->be = be;
+    e->g = g;
+    e->opt = opt ? *opt : (dass_exec_options){0};
+    DASS_TRY_TO(dass_arena_make("executor", &e->mem), st, out);
+    DASS_TRY_TO(dass_mem_alloc(g->n_nodes * sizeof *e->kernels, "kernels", &p), st, out);
+    e->kernels = p;
+    DASS_TRY_TO(dass_mem_alloc(g->n_nodes * sizeof *e->ws_bytes, "kernels", &p), st, out);
+    e->ws_bytes = p;
+    DASS_TRY_TO(select_all(e), st, out);
+    DASS_TRY_TO(dass_plan_make(g, e->ws_bytes, e->opt.guard, !e->opt.no_in_place, &e->plan), st, out);
+out:
+    if (st != DASS_OK) {
+        dass_exec_free(e);
+        e = NULL;
+    }
+    *out = e;
+    return st;
+}
+
+void dass_exec_free(dass_exec *e)
+{
+    if (!e)
+        return;
+    for (dass_node n = 1; e->kernels && n < e->n_selected; n++)
+        if (e->be->ops->drop)
+            e->be->ops->drop(e->be, &e->kernels[n]);
+    dass_plan_free(e->plan);
+    dass_mem_free(e->kernels);
+    dass_mem_free(e->ws_bytes);
+    dass_arena_free(e->mem);
+    dass_mem_free(e);
+}
+
+const dass_plan *dass_exec_plan(const dass_exec *e)
+{
+    return e->plan;
+}
+
+const dass_graph *dass_exec_graph(const dass_exec *e)
+{
+    return e->g;
+}
+
+const char *dass_exec_kernel_name(const dass_exec *e, dass_node n)
+{
+    return e->kernels[n].name ? e->kernels[n].name : "";
+}
+
+void *dass__exec_pointer(const dass_exec *e, dass_val v, unsigned char *arena, void *const *bufs)
+{
+    const dass_value *x = &e->g->vals[v];
+    if (v == 0)
+        return NULL;
+    if (x->buf == 0)
+        return arena + e->plan->val_offset[v];
+    /* bits at an offset are addressed by whole words */
+    const size_t skip = x->dtype == DASS_BITS ? (size_t)x->offset / 8 : (size_t)x->offset * dass_dtype_bytes(x->dtype);
+    return (unsigned char *)bufs[x->buf] + skip;
+}
+
+dass_status dass__exec_bind(dass_exec *e, unsigned char *arena, void *const *bufs, uint32_t n_bufs)
+{
+    void *args[1024];
+    for (dass_node n = 1; n < e->g->n_nodes; n++) {
+        const dass_node_rec *r = &e->g->nodes[n];
+        if (r->n_in + r->n_out > 1024)
+            return DASS_FAIL(DASS_INTERNAL, "exec: node %u has %u arguments", n, r->n_in + r->n_out);
+        for (uint32_t i = 0; i < r->n_in + r->n_out; i++) {
+            const dass_val v = e->g->args[r->args + i];
+            const dass_buf b = e->g->vals[v].buf;
+            if (v && b && (b >= n_bufs || !bufs[b]))
+                return DASS_FAIL(DASS_ARG, "exec: %s '%s' lies in buffer %u, which has no memory",
+                                 dass_op_get(r->op)->name, e->g->vals[v].name, b);
+            args[i] = dass__exec_pointer(e, v, arena, bufs);
+        }
+        void *ws = e->ws_bytes[n] ? arena + e->plan->ws_offset[n] : NULL;
+        DASS_TRY(e->be->ops->bind(e->be, e->g, n, &e->kernels[n], args, ws));
+    }
+    return DASS_OK;
+}
+
+dass_status dass__exec_run(dass_exec *e)
+{
+    const dass_kernel *k = e->kernels;
+    for (dass_node n = 1; n < e->g->n_nodes; n++) {
+        const dass_status st = k[n].run(e->be, k[n].impl);
+        if (st != DASS_OK)
+            return st;
+    }
+    return DASS_OK;
+}
+
+static double now_sec(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+dass_status dass__exec_profile(dass_exec *e, double *sec)
+{
+    double before = now_sec();
+    for (dass_node n = 1; n < e->g->n_nodes; n++) {
+        DASS_TRY(e->kernels[n].run(e->be, e->kernels[n].impl));
+        DASS_TRY(e->be->ops->sync(e->be));
+        const double after = now_sec();
+        sec[n] += after - before;
+        before = after;
+    }
+    return DASS_OK;
+}
