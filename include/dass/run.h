@@ -45,7 +45,7 @@ typedef struct dass_eval {
 dass_status dass_run_eval(const dass_run_options *opt, const char *from, dass_eval *out);
 
 /* Copy the network of a parameter file into net.* and say so in the origins, so that later stages size themselves by
- * it. DASS_CONFIG when a value given on the command line or in a file differs. */
+ * it. DASS_CONFIG when a value given on the command line differs. */
 dass_status dass_run_adopt(dass_config *c, const dass_params *p);
 
 /* peak -> min over n epochs, at epoch e in [0, n). */
