@@ -328,8 +328,12 @@ static void apply_rule(sweep *s, const node_view *v)
 static void mark_need(sweep *s)
 {
     const dass_graph *g = s->g;
-    for (dass_val v = 1; v < s->n_vals; v++)
-        s->need[v] = g->vals[v].def == 0 && find_wrt(s, v) != NULL;
+    for (dass_node n = 1; n < s->n_nodes; n++)
+        for (uint32_t i = 0; i < g->nodes[n].n_in; i++)
+            s->need[dass_node_in(g, n)[i]] = 1;
+    for (dass_val v = 1; v < s->n_vals; v++) /* what nobody reads only names the place of a write, and has no gradient */
+        s->need[v] = s->need[v] && g->vals[v].def == 0 && find_wrt(s, v) != NULL;
+    s->need[0] = 0;
     for (dass_node n = 1; n < s->n_nodes; n++) {
         bool need = false;
         for (uint32_t i = 0; i < g->nodes[n].n_in && !need; i++)
@@ -365,7 +369,7 @@ static void deliver(sweep *s)
 {
     dass_graph *g = s->g;
     for (dass_val v = 1; v < s->n_vals && g->status == DASS_OK; v++) {
-        const dass_wrt *w = g->vals[v].def == 0 ? find_wrt(s, v) : NULL;
+        const dass_wrt *w = s->need[v] && g->vals[v].def == 0 ? find_wrt(s, v) : NULL;
         if (!w)
             continue;
         const dass_value pv = g->vals[v];

@@ -1,0 +1,103 @@
+/* Phases made runnable; see step.h. Not a training loop: no schedule, no data. Invariant: a dass_steps is either closed
+ * (all zero) or owns its graphs, executors and program, in that order of making.
+ */
+#include "dass/step.h"
+
+#include <string.h>
+
+static uint64_t bit(dass_buf b)
+{
+    return (uint64_t)1 << b;
+}
+
+uint64_t dass_graph_bufs(const dass_graph *g)
+{
+    uint64_t bufs = 0;
+    for (uint32_t v = 1; v < g->n_vals; ++v)
+        if (g->vals[v].buf != 0) bufs |= bit(g->vals[v].buf);
+    return bufs;
+}
+
+static dass_status add_exec(dass_steps *p, dass_graph *g, const dass_exec_options *opt)
+{
+    DASS_ASSERT(p->n < DASS_MAX_STEPS);
+    p->graph[p->n++] = g; /* owned from here on, exec or not */
+    DASS_TRY(dass_exec_make(p->be, g, opt, &p->exec[p->n - 1]));
+    return DASS_OK;
+}
+
+dass_status dass_steps_plan(dass_store *s, const dass_arch *arch, const dass_phase *phase, uint32_t n,
+                            dass_backend *be, const dass_exec_options *opt, dass_steps *out)
+{
+    memset(out, 0, sizeof *out);
+    out->be = be;
+    dass_status st = DASS_OK;
+    for (uint32_t i = 0; i < n; ++i) {
+        dass_graph *g = NULL;
+        DASS_TRY_TO(dass_phase_build(s, arch, &phase[i], be->ops->real, be, &g), st, fail);
+        DASS_TRY_TO(add_exec(out, g, opt), st, fail);
+    }
+    return DASS_OK;
+fail:
+    dass_steps_close(out);
+    return st;
+}
+
+dass_status dass_steps_wrap(dass_graph *g, dass_backend *be, const dass_exec_options *opt, dass_steps *out)
+{
+    memset(out, 0, sizeof *out);
+    out->be = be;
+    const dass_status st = add_exec(out, g, opt);
+    if (st != DASS_OK) dass_steps_close(out);
+    return st;
+}
+
+dass_status dass_steps_bind(dass_store *s, dass_steps *p)
+{
+    uint64_t bufs = bit(DASS_BUF_W) | bit(DASS_BUF_AF) | bit(DASS_BUF_ALPHA) | bit(DASS_BUF_STAT) | bit(DASS_BUF_STEP) |
+                    bit(DASS_BUF_LOSS) | bit(DASS_BUF_CORRECT) | bit(DASS_BUF_IMAGES) | bit(DASS_BUF_LABELS) |
+                    bit(DASS_BUF_SAMPLES);
+    for (uint32_t i = 0; i < p->n; ++i) bufs |= dass_graph_bufs(p->graph[i]);
+    DASS_TRY(dass_store_commit(s, p->be, bufs));
+    DASS_TRY(dass_program_make(p->be, p->exec, p->n, dass_store_ptrs(s), DASS_N_BUFS, &p->program));
+    return DASS_OK;
+}
+
+dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_step_block *block, double *loss,
+                           double *correct)
+{
+    DASS_TRY(dass_store_write(s, DASS_BUF_STEP, block, sizeof *block));
+    DASS_TRY(dass_program_run_one(p->program, i));
+    if (loss != NULL) DASS_TRY(dass_store_read_real(s, DASS_BUF_LOSS, loss, 1));
+    if (correct != NULL) DASS_TRY(dass_store_read_real(s, DASS_BUF_CORRECT, correct, 1));
+    return DASS_OK;
+}
+
+void dass_steps_close(dass_steps *p)
+{
+    dass_program_free(p->program);
+    for (uint32_t i = 0; i < p->n; ++i) {
+        dass_exec_free(p->exec[i]);
+        dass_graph_free(p->graph[i]);
+    }
+    memset(p, 0, sizeof *p);
+}
+
+dass_status dass_threshold_build(const dass_store *s, const dass_segment *segments, int64_t n_segments, dass_dtype real,
+                                 dass_graph **out)
+{
+    *out = NULL;
+    dass_graph *g = NULL;
+    const int32_t n = (int32_t)dass_store_count(s, DASS_GROUP_W);
+    DASS_TRY(dass_graph_make(real, &g));
+    const dass_val scores = dass_ref(g, "scores", DASS_BUF_SCORE, 0, DASS_LAYOUT_FLAT, 1, &n);
+    const dass_val bits = dass_ref_typed(g, "bits", DASS_BITS, DASS_BUF_BITS, 0, DASS_LAYOUT_FLAT, 1, &n);
+    dass_mask_threshold(g, scores, bits, segments, n_segments);
+    const dass_status st = dass_graph_finish(g);
+    if (st != DASS_OK) {
+        dass_graph_free(g);
+        return st;
+    }
+    *out = g;
+    return DASS_OK;
+}
