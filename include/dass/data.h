@@ -40,6 +40,8 @@ dass_status dass_dataset_load(const dass_config *c, dass_dataset **out);
 void dass_dataset_free(dass_dataset *d); /* NULL is fine */
 /* Whether the network of `c` fits the data: image size, channels, classes. DASS_CONFIG naming key, value and origin. */
 dass_status dass_dataset_check(const dass_dataset *d, const dass_config *c);
+/* Give net.image, net.in_channels and net.classes the data's values where they are still defaults; the origin says so. */
+dass_status dass_dataset_fit(dass_config *c);
 /* Constants of a data set by name, without reading it: h, w, c, classes, mean and std. DASS_CONFIG for unknown words. */
 dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out);
 

@@ -328,12 +328,10 @@ static void apply_rule(sweep *s, const node_view *v)
 static void mark_need(sweep *s)
 {
     const dass_graph *g = s->g;
-    for (dass_node n = 1; n < s->n_nodes; n++)
-        for (uint32_t i = 0; i < g->nodes[n].n_in; i++)
-            s->need[dass_node_in(g, n)[i]] = 1;
-    for (dass_val v = 1; v < s->n_vals; v++) /* what nobody reads only names the place of a write, and has no gradient */
-        s->need[v] = s->need[v] && g->vals[v].def == 0 && find_wrt(s, v) != NULL;
-    s->need[0] = 0;
+    /* a reference that later writes have made stale only named the place of such a write */
+    for (dass_val v = 1; v < s->n_vals; v++)
+        s->need[v] = g->vals[v].def == 0 && find_wrt(s, v) != NULL &&
+                     g->vals[v].version == g->priv->buf_version[g->vals[v].buf];
     for (dass_node n = 1; n < s->n_nodes; n++) {
         bool need = false;
         for (uint32_t i = 0; i < g->nodes[n].n_in && !need; i++)

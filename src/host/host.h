@@ -28,7 +28,7 @@ typedef struct dass__row {
     const char *name;
     bool (*fits)(const dass_host *h, const dass_graph *g, dass_node n); /* NULL = always */
     dass_status (*prepare)(dass_host *h, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
-    /* Default bind (NULL): args are copied into the dass__impl at k->impl. */
+    /* host.c has already copied args and ws into the dass__impl at k->impl; NULL = nothing more to do. */
     dass_status (*bind)(dass_host *h, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args, void *ws);
     void (*drop)(dass_host *h, dass_kernel *k);
 } dass__row;
@@ -54,6 +54,14 @@ static inline const dass_value *dass__out(const dass_graph *g, dass_node n, uint
 {
     return &g->vals[dass_node_out(g, n)[i]];
 }
+
+extern const dass_backend_ops dass_backend_host; /* host.c */
+extern const dass_backend_ops dass_backend_ref;  /* ref.c: the reference in f32 */
+extern const dass_backend_ops dass_backend_ref64; /* ref.c: in f64 */
+
+/* Engine and stream behind h->onednn, which stays NULL in builds without oneDNN. close: h->onednn NULL is fine. */
+dass_status dass__onednn_open(dass_host *h);
+void dass__onednn_close(dass_host *h);
 
 /* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. host.c asks them in this order. */
 extern const dass__row dass__rows_dwpw[];      /* host_dwpw.c */

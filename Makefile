@@ -1,0 +1,314 @@
+# Builds, checks and installs dass. `make help` lists the targets.
+#
+# One file, no recursion into folders, safe under -j. Sources are found by wildcard per layer, and objects live in
+# $(O)/<mode>/ so that modes never mix. $(O)/<mode>/config holds every choice that changes an object: when it changes,
+# everything of that mode is rebuilt, so two configurations cannot be linked together by accident.
+#
+#   MODE=release|debug|asan|ubsan|tsan|cover|fuzz   ONEDNN=auto|0|1   MPI=auto|0|1   CUDA=auto|0|1   WERROR=0|1   V=0|1
+#   O=build (root of all outputs)   PREFIX=/usr/local   DESTDIR=   JOBS=<cores, for demo/test/asan/...>
+
+.DEFAULT_GOAL := all
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+VERSION := 0.1.0
+MODE    ?= release
+ONEDNN  ?= auto
+MPI     ?= auto
+CUDA    ?= auto
+WERROR  ?= 0
+V       ?= 0
+O       ?= build
+PREFIX  ?= /usr/local
+AR      ?= ar
+ifeq ($(origin CC),default)
+CC := $(if $(filter fuzz,$(MODE)),clang,gcc)
+endif
+
+B    := $(O)/$(MODE)
+DASS := $(if $(filter release,$(MODE)),$(O)/dass,$(B)/dass)
+Q    := $(if $(filter 1,$(V)),,@)
+say   = $(if $(filter 1,$(V)),,@printf '  %-4s %s\n' '$(1)' '$(2)')
+
+# ---------------------------------------------------------------------------------------------------------- modes
+
+opt_release := -O3 -g
+opt_debug   := -O1 -g
+opt_asan    := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+opt_ubsan   := -O1 -g -fno-omit-frame-pointer -fsanitize=undefined -fno-sanitize-recover=all
+opt_tsan    := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
+opt_cover   := -O1 -g --coverage
+opt_fuzz    := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+ifndef opt_$(MODE)
+$(error MODE=$(MODE) is not a mode; use one of release debug asan ubsan tsan cover fuzz)
+endif
+
+# Instrumented code misleads gcc's flow analysis; the release build keeps these.
+warn_blind := -Wno-format-truncation -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-array-bounds
+warn := -Wall -Wextra -Wshadow -Wdouble-promotion -Wcast-qual -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wvla \
+        -Wwrite-strings -Wformat=2 -Wswitch-enum -Wpointer-arith -Wunused -Wimplicit-fallthrough \
+        $(if $(filter asan ubsan tsan,$(MODE)),$(warn_blind)) $(if $(filter 1,$(WERROR)),-Werror)
+
+# The thread sanitizer cannot see the synchronisation inside the OpenMP runtime, so that mode runs serially inside
+# operators; fuzzing needs no threads either.
+serial_modes := tsan fuzz
+openmp := $(if $(filter $(serial_modes),$(MODE)),-Wno-unknown-pragmas,-fopenmp)
+
+flags := -std=gnu11 $(opt_$(MODE)) -fno-math-errno -fno-trapping-math $(openmp) $(warn) -Iinclude -Isrc/host
+
+# --------------------------------------------------------------------------------------------------------- probes
+# Each probe compiles (and links) a small program and answers 1 or 0. tests/cli/make_probe.sh proves that every one
+# answers. Goals that build nothing ask nothing.
+
+# `make print-NAME` asks but complains of nothing.
+
+quiet_goals := help clean distclean lint format setup demo check test asan ubsan tsan fuzz golden print-%
+builds := $(filter-out $(quiet_goals),$(or $(MAKECMDGOALS),all))
+
+H := \#
+probe = $(shell printf '$(1)' | $(2) -x c - -o /dev/null $(3) >/dev/null 2>&1 && echo 1 || echo 0)
+
+dnnl_program := $(H)include <dnnl.h>\nint main(void) { return !dnnl_engine_get_count(dnnl_cpu); }\n
+mpi_program  := $(H)include <mpi.h>\nint main(void) { return MPI_Finalize(); }\n
+cuda_program := $(H)include <cuda_runtime.h>\nint main(void) { return (int)cudaSuccess; }\n
+libs_program := $(H)include <yaml.h>\n$(H)include <jansson.h>\n$(H)include <zlib.h>\n$(H)include <lzma.h>\n \
+                int main(void) { return !(yaml_get_version_string() && json_object() && zlibVersion() \
+                && lzma_version_string()); }\n
+CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
+
+ifneq ($(builds)$(filter print-%,$(MAKECMDGOALS)),)
+cc_version := $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null || echo none)
+have_libs  := $(call probe,$(libs_program),$(CC),-lyaml -ljansson -lz -llzma)
+have_dnnl  := $(if $(filter 0,$(ONEDNN)),0,$(call probe,$(dnnl_program),$(CC),-ldnnl))
+have_mpi   := $(if $(filter 0,$(MPI)),0,$(call probe,$(mpi_program),$(or $(MPICC),mpicc),))
+have_cuda  := $(if $(filter 0,$(CUDA)),0,$(call probe,$(cuda_program),$(CC),-c $(CUDA_HOME:%=-isystem %/include)))
+build_id   := $(shell GIT_OPTIONAL_LOCKS=0 git describe --always --dirty 2>/dev/null || echo unknown)
+
+# oneDNN has its own OpenMP threads, which the thread sanitizer misreads for the reason above.
+use_dnnl := $(if $(filter auto,$(ONEDNN)),$(if $(filter $(serial_modes),$(MODE)),0,$(have_dnnl)),$(have_dnnl))
+
+ifneq ($(builds),)
+ifeq ($(cc_version),none)
+$(error no C compiler: '$(CC)' does not run. `make setup` installs what is missing)
+endif
+ifneq ($(have_libs),1)
+$(error the headers or libraries of libyaml, jansson, zlib or liblzma are missing. `make setup` installs them)
+endif
+ifeq ($(ONEDNN)$(have_dnnl),10)
+$(error ONEDNN=1, but a program with <dnnl.h> and -ldnnl does not build. `make setup` installs libdnnl-dev)
+endif
+ifeq ($(MPI)$(have_mpi),10)
+$(error MPI=1, but a program with <mpi.h> does not build with '$(or $(MPICC),mpicc)')
+endif
+ifeq ($(CUDA)$(have_cuda),10)
+$(error CUDA=1, but <cuda_runtime.h> was not found. Set CUDA_HOME to the toolkit)
+endif
+endif
+endif
+
+ldlibs := $(if $(filter 1,$(use_dnnl)),-ldnnl) -lyaml -ljansson -lz -llzma -lm -lpthread
+
+# -------------------------------------------------------------------------------------------------------- sources
+
+src := $(filter-out src/host/vec_%.c,$(wildcard src/*/*.c))
+vec := $(wildcard src/host/vec_*.c)
+# The unrolled vector code makes the address sanitizer's inline checks a minute of compiling per file: call them instead.
+vec_asan := $(if $(filter asan,$(MODE)),--param asan-instrumentation-with-call-threshold=0)
+ref := $(wildcard src/host/host_ref.c)
+isa := avx512 avx2 portable wide
+
+# vec_*.c are built once per instruction set; "wide" is the 16-lane source in AVX2 instructions.
+isa_avx512   := -DDASS_ISA=avx512 -DDASS_VL=16 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
+                -mprefer-vector-width=512 -ffp-contract=fast
+isa_avx2     := -DDASS_ISA=avx2 -DDASS_VL=8 -mavx2 -mfma -ffp-contract=fast
+isa_portable := -DDASS_ISA=portable -DDASS_VL=4 -ffp-contract=fast
+isa_wide     := -DDASS_ISA=wide -DDASS_VL=16 -mavx2 -mfma -ffp-contract=fast -Wno-psabi
+
+lib_src := $(filter-out src/cli/main.c,$(src))
+lib_obj := $(lib_src:%.c=$(B)/%.o) $(ref:%.c=$(B)/%64.o) $(foreach i,$(isa),$(vec:%.c=$(B)/%.$(i).o))
+cli_obj := $(patsubst %.c,$(B)/%.o,$(wildcard src/cli/main.c))
+
+test_src := $(wildcard tests/test_*.c)
+help_src := $(filter-out $(test_src),$(wildcard tests/*.c))
+help_obj := $(help_src:%.c=$(B)/%.o)
+tests    := $(test_src:%.c=$(B)/%)
+fuzzers  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
+
+obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o)
+dirs := $(sort $(B) $(patsubst %/,%,$(dir $(obj))))
+
+# ------------------------------------------------------------------------------------------------------- building
+
+.PHONY: all tests fuzzers FORCE
+all: $(if $(cli_obj),$(DASS),$(B)/libdass.a) ## build the program: build/dass
+tests: $(tests)
+fuzzers: $(fuzzers)
+
+$(dirs):
+	@mkdir -p $@
+
+# Files whose content is compared before they are touched: what depends on them is rebuilt only when it changed.
+keep_if_same = if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@$(1); fi
+
+mark = $(if $(filter 1,$(1)),✓,$(if $(filter 0,$(2)),→,✗))
+define summary
+  printf '%s\n' 'dass $(VERSION) ($(build_id)), $(MODE)'; \
+  printf '  %s %-8s %s\n' \
+    ✓ compiler '$(CC) $(cc_version)$(if $(filter 1,$(WERROR)),$(,) warnings are errors)' \
+    $(if $(filter -fopenmp,$(openmp)),✓,→) OpenMP '$(if $(filter -fopenmp,$(openmp)),on,off in this mode)' \
+    $(if $(filter 1,$(use_dnnl)),✓,→) oneDNN '$(dnnl_text)' \
+    $(call mark,$(have_mpi),$(MPI)) MPI '$(call seen,$(have_mpi),$(MPI))' \
+    $(call mark,$(have_cuda),$(CUDA)) CUDA '$(call seen,$(have_cuda),$(CUDA))' \
+    → output '$(DASS)'
+endef
+dnnl_text = $(if $(filter 1,$(use_dnnl)),on,$(if $(filter 1,$(have_dnnl)),off in this mode \
+            (ONEDNN=1 forces it),$(if $(filter 0,$(ONEDNN)),off by ONEDNN=0,not found: convolutions use our own code)))
+, := ,
+seen = $(if $(filter 1,$(1)),detected$(,) not used yet in this version,$(if $(filter 0,$(2)),not looked for,not found))
+
+$(B)/config: FORCE | $(dirs)
+	@printf '%s\n' '$(CC) $(cc_version) $(flags) $(CPPFLAGS) $(CFLAGS)' 'dnnl=$(use_dnnl)' > $@.new; \
+	$(call keep_if_same,; $(summary))
+
+$(B)/objects: FORCE | $(dirs)
+	@printf '%s\n' $(lib_obj) > $@.new; $(call keep_if_same)
+
+$(B)/build_id: FORCE | $(dirs)
+	@printf '%s\n' '$(VERSION) $(build_id) $(have_mpi) $(have_cuda)' > $@.new; $(call keep_if_same)
+
+compile = $(CC) $(flags) $(extra) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+link    = $(CC) $(opt_$(MODE)) $(filter -fopenmp,$(openmp)) $(CFLAGS) $(LDFLAGS) -o $@ $(filter-out $(B)/%.a,$^) \
+          $(filter %.a,$^) $(1) $(ldlibs)
+
+$(B)/%.o: %.c $(B)/config | $(dirs)
+	$(call say,CC,$<)
+	$(Q)$(compile)
+
+$(B)/%64.o: %.c $(B)/config | $(dirs)
+	$(call say,CC,$< (f64))
+	$(Q)$(compile)
+
+define vec_rule
+$$(B)/%.$(1).o: %.c $$(B)/config | $$(dirs)
+	$$(call say,CC,$$< ($(1)))
+	$$(Q)$$(compile)
+$$(B)/%.$(1).o: extra := $$(isa_$(1)) $$(vec_asan)
+endef
+$(foreach i,$(isa),$(eval $(call vec_rule,$(i))))
+
+$(B)/src/host/host_ref64.o:   extra := -DDASS_REF_F64=1
+$(B)/src/host/host_onednn.o:  extra := $(if $(filter 1,$(use_dnnl)),-DDASS_ONEDNN=1)
+$(B)/src/cli/info.o:          extra := -DDASS_VERSION='"$(VERSION)"' -DDASS_BUILD_ID='"$(build_id)"' \
+                                       -DDASS_BUILD_MODE='"$(MODE)"' -DDASS_HAVE_ONEDNN=$(use_dnnl) \
+                                       -DDASS_HAVE_MPI=$(have_mpi) -DDASS_HAVE_CUDA_TOOLKIT=$(have_cuda)
+$(B)/src/cli/info.o: $(B)/build_id
+$(help_obj) $(test_src:%.c=$(B)/%.o): extra := -Itests
+
+$(B)/libdass.a: $(lib_obj) $(B)/objects
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcsD $@ $(lib_obj)
+
+$(B)/libtest.a: $(help_obj) | $(dirs)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcsD $@ $(help_obj)
+
+$(B)/dass: $(cli_obj) $(B)/libdass.a
+	$(call say,LD,$@)
+	$(Q)$(call link)
+
+ifeq ($(MODE),release)
+$(O)/dass: $(B)/dass
+	@ln -sf $(MODE)/dass $@
+endif
+
+$(B)/tests/test_%: $(B)/tests/test_%.o $(if $(help_obj),$(B)/libtest.a) $(B)/libdass.a
+	$(call say,LD,$@)
+	$(Q)$(call link,-lcmocka)
+
+$(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libdass.a
+	$(call say,LD,$@)
+	$(Q)$(call link,-fsanitize=fuzzer)
+
+.SECONDARY: $(obj)
+-include $(obj:.o=.d)
+
+# ------------------------------------------------------------------------------------------------ checks and tests
+# Targets that need another mode, or that may install what the probes above look for, start make once more.
+
+JOBS  ?= $(shell nproc 2>/dev/null || echo 2)
+again  = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
+suite  = MODE=$(MODE) DASS=$(DASS) tests/run.sh $(tests)
+
+.PHONY: demo check test run-check run-test asan ubsan tsan cover fuzz lint format golden bench install clean setup help
+demo: ## set up, build, and run the demonstration (a few minutes)
+	@tools/setup.sh build
+	@$(again) all
+	@DASS=$(DASS) tools/demo.sh
+
+test: ## set up, build, and run all tests
+	@tools/setup.sh build test
+	@$(again) run-test
+
+check: ## the short tier: the same tests with smaller cases (a minute)
+	@$(again) run-check
+
+run-test: all $(tests)
+	@$(suite)
+
+run-check: all $(tests)
+	@DASS_TEST_SHORT=1 $(suite)
+
+asan: ## build with the address and undefined-behaviour sanitizers, and run the tests
+	@ASAN_OPTIONS=detect_leaks=1:$$ASAN_OPTIONS $(again) MODE=asan run-check
+
+ubsan: ## build with the undefined-behaviour sanitizer, and run the tests
+	@UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS $(again) MODE=ubsan run-check
+
+tsan: ## build with the thread sanitizer (without OpenMP), and run the tests
+	@TSAN_OPTIONS=halt_on_error=1:$$TSAN_OPTIONS $(again) MODE=tsan run-check
+
+# Each fuzzer runs for its share of the time; inputs that break it are kept beside the program.
+FUZZ_SECONDS ?= 60
+fuzz: ## build the fuzzers with clang and run them for FUZZ_SECONDS=60 in all
+	@tools/setup.sh build fuzz
+	@$(again) MODE=fuzz run-fuzz
+
+run-fuzz: $(fuzzers)
+	@[ -n '$(fuzzers)' ] || { echo 'no fuzzers in tests/fuzz'; exit 1; }
+	@for f in $(fuzzers); do \
+	    corpus=tests/fuzz/corpus/$${f##*/}; [ -d $$corpus ] || corpus=; mkdir -p $$f.found; \
+	    echo "  FUZZ $$f"; \
+	    $$f -max_total_time=$$(($(FUZZ_SECONDS) / $(words $(fuzzers)))) -timeout=10 -rss_limit_mb=1024 \
+	        -verbosity=0 -print_final_stats=0 -artifact_prefix=$$f.found/ $$f.found $$corpus || exit 1; \
+	done
+
+lint: ## check include direction, owners of libraries and memory, line lengths
+	@tools/lint.sh
+
+format: ## apply .clang-format to the C sources
+	@tools/setup.sh format
+	clang-format -i $(wildcard include/dass/*.h src/*/*.[ch] tests/*.[ch] tests/*/*.[ch])
+
+golden: ## make the golden test data again (needs PyTorch)
+	python3 tools/golden.py
+
+bench: all ## time one search step, with the share of every operation
+	$(DASS) bench step --ops
+
+install: all ## install below PREFIX=/usr/local (DESTDIR is honoured)
+	install -D -m 755 $(B)/dass $(DESTDIR)$(PREFIX)/bin/dass
+	install -d $(DESTDIR)$(PREFIX)/share/dass/configs/genotypes
+	install -m 644 $(wildcard configs/*.yaml) $(DESTDIR)$(PREFIX)/share/dass/configs
+	install -m 644 $(wildcard configs/genotypes/*) $(DESTDIR)$(PREFIX)/share/dass/configs/genotypes
+
+clean: ## remove everything that was built
+	rm -rf $(O)
+
+setup: ## install what the build and the tests need (Debian), or say what is missing
+	@tools/setup.sh build test
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+print-%:
+	@printf '%s\n' '$($*)'

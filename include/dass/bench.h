@@ -1,0 +1,50 @@
+/* Measurements: what this machine can do at best, and what one step of search or training costs on it. Times are of the
+ * real step over random images; nothing is learnt.
+ */
+#ifndef DASS_BENCH_H
+#define DASS_BENCH_H
+
+#include "dass/config.h"
+
+/* Ceilings of the machine, all threads, the best of several short runs. */
+typedef struct dass_peak {
+    int threads;
+    const char *isa;  /* vector set of the multiply-add loop: "avx512", "avx2", "sse2" */
+    double gflops;    /* f32 fused multiply-adds from registers, two operations each */
+    double read_gbs;  /* GB/s of a sum over memory larger than the caches */
+    double copy_gbs;  /* GB/s of memcpy, bytes read plus bytes written */
+} dass_peak;
+/* threads 0: all. Takes about half a second. Errors: DASS_NOMEM. */
+dass_status dass_peak_measure(int threads, dass_peak *out);
+
+/* Time of one kind of operation, or of one node. */
+typedef struct dass_bench_row {
+    char name[200];
+    int64_t count; /* nodes in a step */
+    double sec, flops, bytes;
+} dass_bench_row;
+
+#define DASS_BENCH_MAX_OPS 64
+#define DASS_BENCH_TOP 12
+
+typedef struct dass_bench_step {
+    char network[64];
+    const char *stage;
+    int32_t batch;
+    int n_repeats;
+    double weight_step_ms, arch_step_ms; /* medians; arch 0 for a fixed network */
+    double weight_p90_ms, arch_p90_ms;
+    double images_per_s; /* training images per second of the whole step */
+    size_t peak_rss_bytes, planned_bytes, groups_bytes, input_bytes;
+    int64_t nodes;
+    bool has_ops; /* the following are filled */
+    dass_peak peak;
+    double ops_sec; /* all operations together */
+    uint32_t n_ops, n_top;
+    dass_bench_row op[DASS_BENCH_MAX_OPS]; /* by falling time */
+    dass_bench_row top[DASS_BENCH_TOP];
+} dass_bench_step;
+/* stage: "dense", "score", "finetune". The step of a supernet is alpha's then the weights'. */
+dass_status dass_bench_step_run(const dass_config *c, const char *stage, bool ops, dass_bench_step *out);
+
+#endif

@@ -1,0 +1,349 @@
+/* One step of search or training, timed: the same graphs, inputs and order as in the loop of src/train, on random images.
+ * Invariant: time is taken around whole steps (batch, step block, run, scalars read) after warm-up; the profile of single
+ * operations is a run of its own and changes no step time.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "dass/bench.h"
+#include "dass/data.h"
+#include "dass/step.h"
+
+#define N_WARM 2
+#define MIN_REPEATS 5
+#define MAX_REPEATS 50
+#define ENOUGH_SEC 15.0 /* no more repeats after this long */
+#define N_PROFILES 3
+#define N_BATCHES 4 /* of different random images */
+
+typedef struct bench {
+    const dass_config *cfg;
+    dass_arch arch;
+    dass_stage stage;
+    bool alpha;
+    dass_backend *be;
+    dass_dataset *data;
+    dass_store *store;
+    dass_arena *mem;
+    dass_steps steps;
+    dass_source *source;
+    dass_step_block block;
+} bench;
+
+static double now_sec(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static const char *const stage_words[] = {"dense", "score", "finetune"};
+
+static dass_status find_stage(const char *word, dass_stage *out)
+{
+    for (int i = 0; i < 3; ++i) {
+        if (strcmp(word, stage_words[i]) != 0) continue;
+        *out = (dass_stage)i;
+        return DASS_OK;
+    }
+    return DASS_FAIL(DASS_ARG, "--stage %s: not dense, score or finetune", word);
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------- */
+
+static dass_status open_data(bench *b)
+{
+    const dass_config *c = b->cfg;
+    void *block = NULL;
+    DASS_TRY(dass_mem_alloc(sizeof(dass_dataset), "data set", &block));
+    b->data = block;
+    if (b->arch.in_channels > DASS_MAX_IMAGE_CHANNELS)
+        return DASS_FAIL(DASS_UNSUPPORTED, "bench: images of %d channels, at most %d", b->arch.in_channels,
+                         DASS_MAX_IMAGE_CHANNELS);
+    *b->data = (dass_dataset){.name = "random", .h = b->arch.image, .w = b->arch.image, .c = b->arch.in_channels,
+                              .classes = b->arch.classes};
+    for (int i = 0; i < DASS_MAX_IMAGE_CHANNELS; ++i) {
+        b->data->mean[i] = 0.5;
+        b->data->std[i] = 0.29;
+    }
+    DASS_TRY(dass_random_load((uint64_t)c->run_seed, N_BATCHES * c->train_batch, 1, b->data));
+    const dass_source_options opt = {.batch = (int32_t)c->train_batch, .seed = (uint64_t)c->run_seed, .name = "bench",
+                                     .shuffle = true};
+    DASS_TRY(dass_source_make(b->data, &b->data->train, NULL, b->data->train.n, &opt, &b->source));
+    return DASS_OK;
+}
+
+static void set_block(bench *b)
+{
+    const dass_config *c = b->cfg;
+    b->block = (dass_step_block){
+        .lr = {c->search_lr, c->search_lr, c->search_lr_score, c->search_alpha_lr},
+        .weight_decay = {c->search_weight_decay, c->search_weight_decay, c->search_weight_decay,
+                         c->search_alpha_weight_decay},
+        .momentum = c->search_momentum, .clip = c->search_clip, .beta1 = c->search_alpha_beta1,
+        .beta2 = c->search_alpha_beta2, .adam_eps = 1e-8, .seed = (uint64_t)c->run_seed,
+    };
+}
+
+/* Parameters with values, and scores with a mask where the stage has one. */
+static dass_status fill_store(bench *b, const dass_segment *segments, int64_t n_segments)
+{
+    DASS_TRY(dass_store_init(b->store, (uint64_t)b->cfg->run_seed));
+    if (b->stage == DASS_STAGE_DENSE) return DASS_OK;
+    dass_graph *g = NULL;
+    dass_steps threshold;
+    DASS_TRY(dass_store_commit(b->store, b->be, (uint64_t)1 << DASS_BUF_SCORE));
+    DASS_TRY(dass_store_init_scores(b->store));
+    DASS_TRY(dass_threshold_build(b->store, segments, n_segments, b->be->ops->real, &g));
+    DASS_TRY(dass_steps_wrap(g, b->be, NULL, &threshold));
+    dass_status st = dass_steps_bind(b->store, &threshold);
+    if (st == DASS_OK) st = dass_steps_run(b->store, &threshold, 0, &b->block, NULL, NULL);
+    dass_steps_close(&threshold);
+    return st;
+}
+
+/* Learn the parameters from a graph that is dropped, so that the table of kept counts can be made. */
+static dass_status make_segments(bench *b, dass_segment **segments, int64_t *n_segments)
+{
+    const dass_config *c = b->cfg;
+    dass_graph *g = NULL;
+    const dass_phase phase = {.task = DASS_TASK_WEIGHTS, .stage = DASS_STAGE_DENSE, .batch = 1, .mean = b->data->mean,
+                              .std = b->data->std};
+    DASS_TRY(dass_phase_build(b->store, &b->arch, &phase, b->be->ops->real, b->be, &g));
+    dass_graph_free(g);
+    dass_allocation policy;
+    DASS_TRY(dass_allocation_parse(b->alpha ? c->search_allocation : c->prune_allocation, &policy));
+    if (policy == DASS_ALLOC_GLOBAL) policy = DASS_ALLOC_UNIFORM; /* no trained scores to rank; the time is the same */
+    DASS_TRY(dass_density_allocate(b->store, policy, b->alpha ? c->search_density : c->prune_density, NULL, b->mem,
+                                   segments, n_segments));
+    return DASS_OK;
+}
+
+static dass_status open_bench(bench *b)
+{
+    const dass_config *c = b->cfg;
+    dass_segment *segments = NULL;
+    int64_t n_segments = 0;
+    DASS_TRY(dass_arch_from_config(c, &b->arch));
+    b->alpha = b->arch.kind == DASS_NET_SUPERNET;
+    DASS_TRY(dass_arena_make("bench", &b->mem));
+    DASS_TRY(open_data(b));
+    const dass_backend_options opt = {.n_threads = (int)c->run_threads};
+    DASS_TRY(dass_backend_open(c->run_device, &opt, &b->be));
+    DASS_TRY(dass_store_make(b->be->ops->real, &b->store));
+    DASS_TRY(make_segments(b, &segments, &n_segments));
+    dass_phase phase[2] = {{.task = DASS_TASK_WEIGHTS}, {.task = DASS_TASK_ALPHA}};
+    for (int i = 0; i < 2; ++i) {
+        phase[i].stage = b->stage;
+        phase[i].batch = (int32_t)c->train_batch;
+        phase[i].lower = DASS_LOWER_ALL;
+        phase[i].pad = (int32_t)c->data_pad;
+        phase[i].flip = c->data_flip;
+        phase[i].cutout = (int32_t)c->data_cutout;
+        phase[i].mean = b->data->mean;
+        phase[i].std = b->data->std;
+        phase[i].segments = segments;
+        phase[i].n_segments = n_segments;
+    }
+    DASS_TRY(dass_steps_plan(b->store, &b->arch, phase, b->alpha ? 2 : 1, b->be, NULL, &b->steps));
+    DASS_TRY(dass_steps_bind(b->store, &b->steps));
+    set_block(b);
+    DASS_TRY(fill_store(b, segments, n_segments));
+    return DASS_OK;
+}
+
+static void close_bench(bench *b)
+{
+    dass_steps_close(&b->steps);
+    dass_source_free(b->source);
+    dass_store_free(b->store);
+    dass_backend_close(b->be);
+    dass_dataset_free(b->data);
+    dass_arena_free(b->mem);
+}
+
+/* ---- steps ---------------------------------------------------------------------------------------------------- */
+
+static dass_status one_step(bench *b, double *weight_sec, double *arch_sec)
+{
+    dass_batch batch;
+    double loss = 0.0;
+    double correct = 0.0;
+    const double began = now_sec();
+    if (b->alpha) {
+        b->block.adam_step += 1.0;
+        DASS_TRY(dass_source_next(b->source, &batch));
+        DASS_TRY(dass_batch_write(b->data, &batch, b->store));
+        DASS_TRY(dass_steps_run(b->store, &b->steps, 1, &b->block, &loss, &correct));
+    }
+    const double middle = now_sec();
+    DASS_TRY(dass_source_next(b->source, &batch));
+    DASS_TRY(dass_batch_write(b->data, &batch, b->store));
+    DASS_TRY(dass_steps_run(b->store, &b->steps, 0, &b->block, &loss, &correct));
+    *weight_sec = now_sec() - middle;
+    *arch_sec = middle - began;
+    b->block.step++;
+    if (!isfinite(loss)) return DASS_FAIL(DASS_NUMERIC, "bench: step %u: the loss is %g", b->block.step, loss);
+    return DASS_OK;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a;
+    const double y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void summarise(double *sec, int n, double *median_ms, double *p90_ms)
+{
+    qsort(sec, (size_t)n, sizeof *sec, by_value);
+    *median_ms = 1e3 * 0.5 * (sec[(n - 1) / 2] + sec[n / 2]);
+    *p90_ms = 1e3 * sec[(9 * (n - 1) + 5) / 10];
+}
+
+static dass_status time_steps(bench *b, dass_bench_step *out)
+{
+    double weight[MAX_REPEATS];
+    double arch[MAX_REPEATS];
+    for (int i = 0; i < N_WARM; ++i) DASS_TRY(one_step(b, &weight[0], &arch[0]));
+    const double began = now_sec();
+    int n = 0;
+    while (n < MAX_REPEATS && (n < MIN_REPEATS || now_sec() - began < ENOUGH_SEC)) {
+        DASS_TRY(one_step(b, &weight[n], &arch[n]));
+        ++n;
+    }
+    out->n_repeats = n;
+    summarise(weight, n, &out->weight_step_ms, &out->weight_p90_ms);
+    if (b->alpha) summarise(arch, n, &out->arch_step_ms, &out->arch_p90_ms);
+    out->images_per_s = 1e3 * (double)b->cfg->train_batch / (out->weight_step_ms + out->arch_step_ms);
+    return DASS_OK;
+}
+
+/* ---- operations ----------------------------------------------------------------------------------------------- */
+
+static int by_time(const void *a, const void *b)
+{
+    const double x = ((const dass_bench_row *)a)->sec;
+    const double y = ((const dass_bench_row *)b)->sec;
+    return x > y ? -1 : x < y;
+}
+
+/* Add node n to its operation's row. Depthwise convolutions are a kind of their own: other kernels run them. */
+static void add_op(dass_bench_step *out, const dass_graph *g, dass_node n, double sec)
+{
+    const dass_node_rec *r = &g->nodes[n];
+    const bool is_conv = r->op == DASS_OP_CONV || r->op == DASS_OP_CONV_BWD_DATA || r->op == DASS_OP_CONV_BWD_WEIGHTS;
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s%s", dass_op_get(r->op)->name,
+                   is_conv && r->attr.conv.groups > 1 ? " depthwise" : "");
+    uint32_t i = 0;
+    while (i < out->n_ops && strcmp(out->op[i].name, name) != 0) ++i;
+    if (i == DASS_BENCH_MAX_OPS) return;
+    dass_bench_row *row = &out->op[i];
+    if (i == out->n_ops) {
+        out->n_ops++;
+        (void)snprintf(row->name, sizeof row->name, "%s", name);
+    }
+    const dass_cost cost = dass_node_cost(g, n);
+    row->count++;
+    row->sec += sec;
+    row->flops += cost.flops;
+    row->bytes += cost.bytes;
+    out->ops_sec += sec;
+}
+
+static void add_top(dass_bench_step *out, const dass_exec *e, const dass_graph *g, dass_node n, double sec)
+{
+    uint32_t at = out->n_top;
+    while (at > 0 && out->top[at - 1].sec < sec) --at;
+    if (at >= DASS_BENCH_TOP) return;
+    const uint32_t keep = out->n_top < DASS_BENCH_TOP ? out->n_top : DASS_BENCH_TOP - 1;
+    memmove(&out->top[at + 1], &out->top[at], (keep - at) * sizeof out->top[0]);
+    const dass_cost cost = dass_node_cost(g, n);
+    dass_bench_row *row = &out->top[at];
+    *row = (dass_bench_row){.count = 1, .sec = sec, .flops = cost.flops, .bytes = cost.bytes};
+    char line[256];
+    dass_node_print(g, n, line, sizeof line);
+    (void)snprintf(row->name, sizeof row->name, "%-24s %.170s", dass_exec_kernel_name(e, n), line);
+    out->n_top = keep + 1;
+}
+
+/* The least of several profiles per node: what shares the machine only ever adds. */
+static dass_status profile(bench *b, dass_bench_step *out)
+{
+    for (uint32_t i = 0; i < b->steps.n; ++i) {
+        const dass_graph *g = b->steps.graph[i];
+        double *best = dass_arena_alloc(b->mem, g->n_nodes * sizeof *best);
+        double *sec = dass_arena_alloc(b->mem, g->n_nodes * sizeof *sec);
+        if (best == NULL || sec == NULL) return DASS_NOMEM;
+        for (int k = 0; k < N_PROFILES; ++k) {
+            DASS_TRY(dass_program_profile(b->steps.program, i, sec));
+            for (dass_node n = 1; n < g->n_nodes; ++n)
+                if (k == 0 || sec[n] < best[n]) best[n] = sec[n];
+        }
+        for (dass_node n = 1; n < g->n_nodes; ++n) {
+            add_op(out, g, n, best[n]);
+            add_top(out, b->steps.exec[i], g, n, best[n]);
+        }
+    }
+    qsort(out->op, out->n_ops, sizeof out->op[0], by_time);
+    out->has_ops = true;
+    return DASS_OK;
+}
+
+/* The machine's ceilings once more, and the better of both: what shares the machine comes and goes. */
+static dass_status better_peak(int threads, dass_peak *best)
+{
+    dass_peak p;
+    DASS_TRY(dass_peak_measure(threads, &p));
+    if (best->gflops > p.gflops) p.gflops = best->gflops;
+    if (best->read_gbs > p.read_gbs) p.read_gbs = best->read_gbs;
+    if (best->copy_gbs > p.copy_gbs) p.copy_gbs = best->copy_gbs;
+    *best = p;
+    return DASS_OK;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------ */
+
+static dass_status measure(bench *b, bool ops, dass_bench_step *out)
+{
+    DASS_TRY(open_bench(b));
+    switch (b->arch.kind) {
+    case DASS_NET_SUPERNET: (void)snprintf(out->network, sizeof out->network, "supernet"); break;
+    case DASS_NET_CELLS: (void)snprintf(out->network, sizeof out->network, "cells"); break;
+    case DASS_NET_MOBILENET_V2: (void)snprintf(out->network, sizeof out->network, "mobilenet_v2"); break;
+    case DASS_NET_RESNET18: (void)snprintf(out->network, sizeof out->network, "resnet18"); break;
+    }
+    for (uint32_t i = 0; i < b->steps.n; ++i) out->nodes += (int64_t)b->steps.graph[i]->n_nodes - 1;
+    static const dass_buf inputs[] = {DASS_BUF_IMAGES, DASS_BUF_LABELS, DASS_BUF_SAMPLES, DASS_BUF_STEP};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; ++i)
+        out->input_bytes += dass_store_buf_bytes(b->store, inputs[i]);
+    out->planned_bytes = dass_program_arena_bytes(b->steps.program);
+    out->groups_bytes = dass_store_bytes(b->store) - out->input_bytes;
+    dass_mem_seal(true);
+    const dass_status st = time_steps(b, out);
+    dass_mem_seal(false);
+    DASS_TRY(st);
+    out->peak_rss_bytes = dass_mem_peak_rss(); /* before the peak measurement takes memory of its own */
+    if (!ops) return DASS_OK;
+    DASS_TRY(better_peak((int)b->cfg->run_threads, &out->peak));
+    DASS_TRY(profile(b, out));
+    DASS_TRY(better_peak((int)b->cfg->run_threads, &out->peak));
+    return DASS_OK;
+}
+
+dass_status dass_bench_step_run(const dass_config *c, const char *stage, bool ops, dass_bench_step *out)
+{
+    memset(out, 0, sizeof *out);
+    bench b = {.cfg = c};
+    DASS_TRY(dass_config_check(c));
+    DASS_TRY(find_stage(stage, &b.stage));
+    out->stage = stage_words[b.stage];
+    out->batch = (int32_t)c->train_batch;
+    const dass_status st = measure(&b, ops, out);
+    close_bench(&b);
+    return st;
+}

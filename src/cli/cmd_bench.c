@@ -1,0 +1,117 @@
+/* `dass bench step`: the measurements of src/bench as text or JSON. */
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+#include "dass/bench.h"
+
+static double percent(double part, double whole)
+{
+    return whole > 0.0 ? 100.0 * part / whole : 0.0;
+}
+
+/* The nearer of the two ceilings: what an operation of these flops and bytes could take at least, over what it took. */
+static double of_roof(const dass_bench_row *r, const dass_peak *p)
+{
+    const double compute = r->flops / (1e9 * p->gflops);
+    const double memory = r->bytes / (1e9 * p->read_gbs);
+    return r->sec > 0.0 ? 100.0 * (compute > memory ? compute : memory) / r->sec : 0.0;
+}
+
+/* ---- text ----------------------------------------------------------------------------------------------------- */
+
+static void print_rows(const dass_bench_row *rows, uint32_t n, const dass_bench_step *b, int name_width)
+{
+    for (uint32_t i = 0; i < n; ++i) {
+        const dass_bench_row *r = &rows[i];
+        (void)printf("  %6.2f%% %9.3f %6lld %9.2f %8.2f %7.1f%% %7.1f%%  %-*s\n", percent(r->sec, b->ops_sec),
+                     1e3 * r->sec, (long long)r->count, r->flops / r->sec / 1e9, r->bytes / r->sec / 1e9,
+                     percent(r->flops / r->sec / 1e9, b->peak.gflops), of_roof(r, &b->peak), name_width, r->name);
+    }
+}
+
+static void print_ops(const dass_bench_step *b)
+{
+    static const char head[] = "   share        ms  nodes   GFLOP/s     GB/s   of peak  of roof  ";
+    (void)printf("\nmachine, in this run: %.1f GFLOP/s (%s, %d threads), memory read %.1f GB/s, copy %.1f GB/s\n",
+                 b->peak.gflops, b->peak.isa, b->peak.threads, b->peak.read_gbs, b->peak.copy_gbs);
+    (void)printf("of peak: GFLOP/s over the machine's. of roof: the time that flops or bytes need at least, over the "
+                 "time taken\n(bytes from cache may pass 100 %%)\n\n%soperation\n", head);
+    print_rows(b->op, b->n_ops, b, 0);
+    (void)printf("  100.00%% %9.3f %6lld\n\n%skernel and node\n", 1e3 * b->ops_sec, (long long)b->nodes, head);
+    print_rows(b->top, b->n_top, b, 0);
+}
+
+static void print_text(const dass_bench_step *b)
+{
+    const double mib = 1.0 / 1048576.0;
+    (void)printf("%s, %s step, batch %d, %lld operations, median of %d\n", b->network, b->stage, b->batch,
+                 (long long)b->nodes, b->n_repeats);
+    (void)printf("  %-18s %10.2f ms (p90 %.2f)\n", "weight step", b->weight_step_ms, b->weight_p90_ms);
+    if (b->arch_step_ms > 0.0)
+        (void)printf("  %-18s %10.2f ms (p90 %.2f)\n", "architecture step", b->arch_step_ms, b->arch_p90_ms);
+    (void)printf("  %-18s %10.1f training images/s\n", "speed", b->images_per_s);
+    (void)printf("  %-18s %10.1f MiB temporaries, %.1f MiB parameters and optimiser, %.1f MiB inputs\n", "planned",
+                 (double)b->planned_bytes * mib, (double)b->groups_bytes * mib, (double)b->input_bytes * mib);
+    (void)printf("  %-18s %10.1f MiB resident at most\n", "memory", (double)b->peak_rss_bytes * mib);
+    if (b->has_ops) print_ops(b);
+}
+
+/* ---- JSON ----------------------------------------------------------------------------------------------------- */
+
+static json_t *rows_json(const dass_bench_row *rows, uint32_t n, const dass_bench_step *b)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < n; ++i) {
+        const dass_bench_row *r = &rows[i];
+        (void)json_array_append_new(
+            list, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name", r->name, "nodes", (json_int_t)r->count,
+                            "ms", 1e3 * r->sec, "share", percent(r->sec, b->ops_sec) / 100.0, "gflops",
+                            r->flops / r->sec / 1e9, "gbs", r->bytes / r->sec / 1e9, "of_peak",
+                            percent(r->flops / r->sec / 1e9, b->peak.gflops) / 100.0, "of_roof",
+                            of_roof(r, &b->peak) / 100.0));
+    }
+    return list;
+}
+
+static dass_status print_json(const dass_bench_step *b)
+{
+    json_t *root = json_pack(
+        "{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "network", b->network, "stage",
+        b->stage, "batch", b->batch, "repeats", b->n_repeats, "nodes", (json_int_t)b->nodes, "weight_step_ms",
+        b->weight_step_ms, "arch_step_ms", b->arch_step_ms, "weight_p90_ms", b->weight_p90_ms, "arch_p90_ms",
+        b->arch_p90_ms, "images_per_s", b->images_per_s, "peak_rss_bytes", (json_int_t)b->peak_rss_bytes,
+        "planned_bytes", (json_int_t)b->planned_bytes, "groups_bytes", (json_int_t)b->groups_bytes, "input_bytes",
+        (json_int_t)b->input_bytes);
+    if (root != NULL && b->has_ops) {
+        (void)json_object_set_new(root, "peak",
+                                  json_pack("{s:i, s:s, s:f, s:f, s:f}", "threads", b->peak.threads, "isa", b->peak.isa,
+                                            "gflops", b->peak.gflops, "read_gbs", b->peak.read_gbs, "copy_gbs",
+                                            b->peak.copy_gbs));
+        (void)json_object_set_new(root, "ops_ms", json_real(1e3 * b->ops_sec));
+        (void)json_object_set_new(root, "ops", rows_json(b->op, b->n_ops, b));
+        (void)json_object_set_new(root, "top", rows_json(b->top, b->n_top, b));
+    }
+    const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) != 0;
+    json_decref(root);
+    (void)printf("\n");
+    return bad ? DASS_FAIL(DASS_IO, "bench: cannot write the JSON object to stdout") : DASS_OK;
+}
+
+dass_status dass__cmd_bench(dass__opts *o)
+{
+    static dass_config c; /* large */
+    static dass_bench_step b;
+    static const char *const kinds[] = {"step"};
+    if (strcmp(o->words[0], kinds[0]) != 0) {
+        const char *near = dass_nearest(o->words[0], kinds, 1);
+        return DASS_FAIL(DASS_ARG, "bench: no measurement '%s'%s", o->words[0],
+                         near != NULL ? " (did you mean 'step'?)" : "; there is: step");
+    }
+    DASS_TRY(dass__opts_config(o, NULL, &c));
+    DASS_TRY(dass_bench_step_run(&c, o->stage != NULL ? o->stage : "dense", o->ops, &b));
+    if (o->json) return print_json(&b);
+    print_text(&b);
+    return DASS_OK;
+}

@@ -1,0 +1,141 @@
+/* search, derive, train, prune, eval: options to run options, results to stdout. What the commands do is in src/train. */
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli.h"
+#include "dass/log.h"
+#include "dass/run.h"
+
+static const char *const search_keys[] = {"net.", "search.", "train.batch", "data.", "run.", NULL};
+static const char *const train_keys[] = {"net.", "train.", "data.", "run.", NULL};
+static const char *const prune_keys[] = {"net.", "train.", "prune.", "data.", "run.", NULL};
+
+static dass_run_options run_options(const dass__opts *o, const dass_config *c)
+{
+    return (dass_run_options){.config = c, .out_dir = o->out_dir, .build_id = dass__build_text(), .command = o->line,
+                              .guard = o->guard, .quiet = o->quiet};
+}
+
+static void warn_no_folder(const dass__opts *o)
+{
+    if (o->out_dir == NULL)
+        dass_log(DASS_LOG_WARN, "dass %s without -o DIR: the parameters will not be kept", o->command->name);
+}
+
+static dass_status print_genotype(const dass_genotype *g)
+{
+    dass_arena *mem = NULL;
+    DASS_TRY(dass_arena_make("genotype", &mem));
+    const char *text = dass_genotype_print(g, mem);
+    if (text != NULL) (void)printf("%s\n", text);
+    dass_arena_free(mem);
+    return text != NULL ? DASS_OK : DASS_NOMEM;
+}
+
+dass_status dass__cmd_search(dass__opts *o)
+{
+    static dass_config c; /* large */
+    dass_genotype g;
+    DASS_TRY(dass__opts_config(o, NULL, &c));
+    DASS_TRY(dass_dataset_fit(&c));
+    DASS_TRY(dass_config_check(&c));
+    dass__opts_box(o, &c, search_keys);
+    warn_no_folder(o);
+    const dass_run_options run = run_options(o, &c);
+    DASS_TRY(dass_run_search(&run, &g));
+    DASS_TRY(print_genotype(&g));
+    return DASS_OK;
+}
+
+dass_status dass__cmd_derive(dass__opts *o)
+{
+    dass_genotype g;
+    DASS_TRY(dass_run_derive(o->words[0], &g));
+    DASS_TRY(print_genotype(&g));
+    return DASS_OK;
+}
+
+dass_status dass__cmd_train(dass__opts *o)
+{
+    static dass_config c;
+    DASS_TRY(dass__opts_config(o, NULL, &c));
+    DASS_TRY(dass_dataset_fit(&c));
+    DASS_TRY(dass_config_check(&c));
+    dass__opts_box(o, &c, train_keys);
+    warn_no_folder(o);
+    const dass_run_options run = run_options(o, &c);
+    DASS_TRY(dass_run_train(&run));
+    return DASS_OK;
+}
+
+/* Settings of a run: its own resolved ones under those of the command line, and the network of its parameters. */
+static dass_status run_config(const dass__opts *o, const char *from, dass_config *c)
+{
+    char path[4096];
+    struct stat sb;
+    dass_params params;
+    DASS_TRY(dass_params_open(from, &params));
+    dass_status st = DASS_OK;
+    const char *slash = strrchr(params.path, '/');
+    const int n_folder = slash != NULL ? (int)(slash - params.path) : 0;
+    const int n = snprintf(path, sizeof path, "%.*s%sconfig.yaml", n_folder, params.path, slash != NULL ? "/" : "");
+    const bool found = n > 0 && (size_t)n < sizeof path && stat(path, &sb) == 0;
+    if (!found) dass_log(DASS_LOG_WARN, "%s has no config.yaml beside it: the defaults apply", from);
+    DASS_TRY_TO(dass__opts_config(o, found ? path : NULL, c), st, out);
+    DASS_TRY_TO(dass_run_adopt(c, &params), st, out);
+    DASS_TRY_TO(dass_config_check(c), st, out);
+out:
+    dass_params_close(&params);
+    return st;
+}
+
+dass_status dass__cmd_prune(dass__opts *o)
+{
+    static dass_config c;
+    DASS_TRY(run_config(o, o->words[0], &c));
+    dass__opts_box(o, &c, prune_keys);
+    warn_no_folder(o);
+    const dass_run_options run = run_options(o, &c);
+    DASS_TRY(dass_run_prune(&run, o->words[0]));
+    return DASS_OK;
+}
+
+/* ---- eval ----------------------------------------------------------------------------------------------------- */
+
+static dass_status print_eval_json(const char *run, const dass_eval *e)
+{
+    json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:I}", "run", run, "network",
+                             e->network, "state", e->state, "images", (json_int_t)e->n, "loss", e->loss, "top1", e->top1,
+                             "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept, "unpruned",
+                             (json_int_t)e->unpruned, "density", (double)e->kept / (double)e->weights, "macs",
+                             (json_int_t)e->macs, "sparse_macs", (json_int_t)e->sparse_macs);
+    const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;
+    json_decref(root);
+    (void)printf("\n");
+    return bad ? DASS_FAIL(DASS_IO, "eval: cannot write the JSON object to stdout") : DASS_OK;
+}
+
+dass_status dass__cmd_eval(dass__opts *o)
+{
+    static dass_config c;
+    if (!o->json)
+        (void)printf("%-24s %-14s %10s %9s %8s %10s %12s\n", "run", "network", "kept", "unpruned", "density",
+                     "accuracy", "sparse MACs");
+    for (int i = 0; i < o->n_words; ++i) {
+        dass_eval e;
+        DASS_TRY(run_config(o, o->words[i], &c));
+        const dass_run_options run = run_options(o, &c);
+        DASS_TRY(dass_run_eval(&run, o->words[i], &e));
+        if (o->json) {
+            DASS_TRY(print_eval_json(o->words[i], &e));
+            continue;
+        }
+        (void)printf("%-24s %-14s %10lld %9lld %7.2f%% %9.2f%% %12lld\n", o->words[i], e.network, (long long)e.kept,
+                     (long long)e.unpruned, 100.0 * (double)e.kept / (double)e.weights, 100.0 * e.top1,
+                     (long long)e.sparse_macs);
+        (void)fflush(stdout);
+    }
+    return DASS_OK;
+}

@@ -1,0 +1,131 @@
+/* The cases of ops on flat buffers: fills, masks, norms, optimisers. Lengths lie around 64-bit
+ * words and vectors. */
+#include "cases.h"
+
+#define FLAT_ARGS "n"
+static const int32_t flat_args[][CASE_MAX_ARGS] = {{1}, {7}, {63}, {64}, {65}, {1000}, {4099}};
+
+static void build_fill(case_graph *cg, const int32_t *a)
+{
+    const dass_val dst = case_state(cg, "dst", a[0], FILL_UNIFORM);
+    dass_fill(cg->g, dst, -0.375);
+    case_out_state(cg, "dst", dst);
+}
+
+static void build_copy(case_graph *cg, const int32_t *a)
+{
+    const dass_val src = case_vector(cg, "src", a[0], FILL_UNIFORM);
+    const dass_val dst = case_state(cg, "dst", a[0], FILL_POSITIVE);
+    dass_copy(cg->g, src, dst);
+    case_out_state(cg, "dst", dst);
+}
+
+static void build_copy_bits(case_graph *cg, const int32_t *a)
+{
+    const dass_val src = case_bits(cg, "src", a[0]);
+    const dass_val dst = case_bits(cg, "dst", a[0]);
+    dass_copy(cg->g, src, dst);
+    case_out_state(cg, "dst", dst);
+}
+
+/* Equal segments one entry apart, so that some entries belong to none. coarse = scores with many
+ * ties. */
+#define THRESHOLD_ARGS "n segments kept_permille coarse"
+static const int32_t threshold_args[][CASE_MAX_ARGS] = {
+    {9, 1, 300, 0}, {64, 1, 500, 1},   {65, 2, 100, 1},   {1000, 7, 50, 0},  {1000, 3, 1000, 1},
+    {500, 4, 0, 0}, {5000, 1, 100, 1}, {5000, 9, 900, 0}, {20000, 2, 10, 0},
+};
+
+static void build_mask_threshold(case_graph *cg, const int32_t *a)
+{
+    dass_segment segments[9];
+    const int64_t each = a[0] / a[1];
+    for (int32_t s = 0; s < a[1]; s++)
+        segments[s] = (dass_segment){.offset = s * each, .count = each - 1, .kept = (each - 1) * a[2] / 1000};
+    const dass_val scores = case_vector(cg, "scores", a[0], a[3] ? FILL_COARSE : FILL_UNIFORM);
+    const dass_val bits = case_bits(cg, "bits", a[0]);
+    dass_mask_threshold(cg->g, scores, bits, segments, a[1]);
+    case_out_state(cg, "bits", bits);
+}
+
+static void build_mask_apply(case_graph *cg, const int32_t *a)
+{
+    const dass_val weights = case_vector(cg, "weights", a[0], FILL_UNIFORM);
+    const dass_val masked = case_state(cg, "masked", a[0], FILL_POSITIVE);
+    dass_mask_apply(cg->g, weights, case_bits(cg, "bits", a[0]), masked);
+    case_out_state(cg, "masked", masked);
+}
+
+static void build_mask_bwd_weights(case_graph *cg, const int32_t *a)
+{
+    const dass_val grad = case_state(cg, "d_masked", a[0], FILL_UNIFORM);
+    dass_mask_bwd_weights(cg->g, grad, case_bits(cg, "bits", a[0]));
+    case_out_state(cg, "d_weights", grad);
+}
+
+static void build_mask_bwd_scores(case_graph *cg, const int32_t *a)
+{
+    const dass_val d_masked = case_vector(cg, "d_masked", a[0], FILL_UNIFORM);
+    const dass_val weights = case_vector(cg, "weights", a[0], FILL_UNIFORM);
+    const dass_val scores = case_vector(cg, "scores", a[0], FILL_COARSE);
+    const dass_val d_scores = case_state(cg, "d_scores", a[0], FILL_UNIFORM);
+    dass_mask_bwd_scores(cg->g, d_masked, weights, scores, d_scores);
+    case_out_state(cg, "d_scores", d_scores);
+}
+
+#define NORM2_ARGS "inputs n0 n1 n2 n3"
+static const int32_t norm2_args[][CASE_MAX_ARGS] = {{1, 1}, {2, 17, 100003}, {4, 64, 1, 4096, 4097}, {3, 1000, 33, 8}};
+
+static void build_norm2(case_graph *cg, const int32_t *a)
+{
+    dass_val x[4];
+    for (int32_t i = 0; i < a[0]; i++)
+        x[i] = case_vector(cg, case_text(cg, "x", (uint32_t)i), a[1 + i], FILL_UNIFORM);
+    case_out(cg, "norm2", dass_norm2(cg->g, x, (uint32_t)a[0]));
+}
+
+/* clip in thousandths, 0 = off. */
+#define SGD_ARGS "n group norm2 bits clip"
+static const int32_t sgd_args[][CASE_MAX_ARGS] = {{1, 0, 0, 0, 5000}, {65, 0, 1, 0, 500}, {1000, 0, 1, 1, 100},
+                                                  {333, 1, 1, 0, 0},  {4099, 2, 0, 1, 0}, {64, 0, 1, 1, 900000}};
+
+static void build_sgd(case_graph *cg, const int32_t *a)
+{
+    cg->step.clip = a[4] / 1000.0;
+    const dass_val theta = case_state(cg, "theta", a[0], FILL_UNIFORM);
+    const dass_val m = case_state(cg, "m", a[0], FILL_UNIFORM);
+    const dass_val grad = case_vector(cg, "grad", a[0], FILL_UNIFORM);
+    const dass_val norm2 = a[2] ? dass_norm2(cg->g, &grad, 1) : 0;
+    dass_sgd(cg->g, theta, m, grad, case_step(cg), norm2, a[3] ? case_bits(cg, "bits", a[0]) : 0, a[1]);
+    case_out_state(cg, "theta", theta);
+    case_out_state(cg, "m", m);
+}
+
+#define ADAM_ARGS "n group"
+static const int32_t adam_args[][CASE_MAX_ARGS] = {{1, 3}, {112, 3}, {1000, 0}, {4099, 2}};
+
+static void build_adam(case_graph *cg, const int32_t *a)
+{
+    const dass_val theta = case_state(cg, "theta", a[0], FILL_UNIFORM);
+    const dass_val m = case_state(cg, "m", a[0], FILL_UNIFORM);
+    const dass_val v = case_state(cg, "v", a[0], FILL_POSITIVE);
+    const dass_val grad = case_vector(cg, "grad", a[0], FILL_UNIFORM);
+    dass_adam(cg->g, theta, m, v, grad, case_step(cg), a[1]);
+    case_out_state(cg, "theta", theta);
+    case_out_state(cg, "m", m);
+    case_out_state(cg, "v", v);
+}
+
+const case_family cases_state[] = {
+    FAMILY(FILL, fill, FLAT_ARGS, flat_args),
+    FAMILY(COPY, copy, FLAT_ARGS, flat_args),
+    FAMILY(COPY, copy_bits, FLAT_ARGS, flat_args),
+    FAMILY(MASK_THRESHOLD, mask_threshold, THRESHOLD_ARGS, threshold_args),
+    FAMILY(MASK_APPLY, mask_apply, FLAT_ARGS, flat_args),
+    FAMILY(MASK_BWD_WEIGHTS, mask_bwd_weights, FLAT_ARGS, flat_args),
+    FAMILY(MASK_BWD_SCORES, mask_bwd_scores, FLAT_ARGS, flat_args),
+    FAMILY(NORM2, norm2, NORM2_ARGS, norm2_args),
+    FAMILY(SGD, sgd, SGD_ARGS, sgd_args),
+    FAMILY(ADAM, adam, ADAM_ARGS, adam_args),
+    {0},
+};

@@ -1,0 +1,357 @@
+/* Every op has a name, a reference and cases, and every backend of this build agrees with the
+ * reference on all of them: with inputs in buffers and in temporaries, in guard mode, on each
+ * instruction set that the machine can run. Gradients are test_grad.c's.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cases.h"
+
+/* Largest difference from the double reference, relative to the largest entry of the output (or
+ * 0.01). Sums of a few thousand products of numbers up to 8 in float stay well below it. */
+static const double tolerance = 1e-5;
+
+static const int max_reported = 20;
+
+/* ---- the list itself ---------------------------------------------------------------- */
+
+static void every_op_has_a_name(void **state)
+{
+    (void)state;
+    for (int op = 1; op < DASS_N_OPS; op++) {
+        const dass_op_info *info = dass_op_get((dass_op)op);
+        assert_non_null(info);
+        assert_non_null(info->name);
+        assert_true(info->name[0] != 0);
+        for (int other = 1; other < op; other++)
+            assert_string_not_equal(info->name, dass_op_get((dass_op)other)->name);
+    }
+}
+
+static void every_op_has_cases(void **state)
+{
+    (void)state;
+    size_t n;
+    const test_case *all = cases_all(&n);
+    int missing = 0;
+    for (int op = 1; op < DASS_N_OPS; op++) {
+        size_t count = 0;
+        for (size_t i = 0; i < n; i++)
+            count += all[i].op == (dass_op)op;
+        if (count == 0) {
+            print_error("op '%s' has no case: add a family to tests/cases_*.c\n", dass_op_get((dass_op)op)->name);
+            missing++;
+        }
+    }
+    assert_int_equal(missing, 0);
+}
+
+static bool builds_op(const case_graph *cg, dass_op op)
+{
+    for (dass_node n = 1; n < cg->g->n_nodes; n++)
+        if (cg->g->nodes[n].op == op)
+            return true;
+    return false;
+}
+
+/* A case builds the op it is listed under; its gradient graph builds too when the op is
+ * differentiable. That the gradient is right is test_grad.c's business: it checks every case of
+ * every differentiable op. */
+static void every_case_builds_its_op(void **state)
+{
+    (void)state;
+    size_t n;
+    const test_case *all = cases_all(&n);
+    int wrong = 0;
+    for (size_t i = 0; i < n; i++) {
+        const bool differentiable = dass_op_get(all[i].op)->flags & DASS_OPF_D;
+        for (int mode = CASE_PLAIN; mode <= (differentiable ? CASE_GRADIENT : CASE_TEMP); mode++) {
+            case_graph *cg = NULL;
+            const dass_status st = case_graph_make(&all[i], DASS_F64, (case_mode)mode, mode == CASE_GRADIENT, &cg);
+            char name[160];
+            case_name(&all[i], name, sizeof(name));
+            if (st != DASS_OK) {
+                print_error("%s (mode %d): %s\n", name, mode, dass_error_text());
+                wrong++;
+            } else if (!builds_op(cg, all[i].op) || cg->n_out == 0) {
+                print_error("%s (mode %d): the graph lacks the op, or has no output\n", name, mode);
+                wrong++;
+            }
+            case_graph_free(cg);
+        }
+    }
+    assert_int_equal(wrong, 0);
+}
+
+/* ---- agreement ---------------------------------------------------------------------- */
+
+typedef struct subject {
+    char name[48];
+    const char *backend;
+    const char *cpu; /* DASS_CPU, or NULL */
+    size_t i_registry;
+} subject;
+
+static dass_status open_subject(const subject *s, int n_threads, dass_backend **out)
+{
+    if (s->cpu)
+        setenv("DASS_CPU", s->cpu, 1);
+    else
+        unsetenv("DASS_CPU");
+    const dass_status st = dass_backend_open(s->backend, &(dass_backend_options){.n_threads = n_threads}, out);
+    unsetenv("DASS_CPU");
+    return st;
+}
+
+/* Skips the test when this build or machine has no such backend, and says why. Only the registry,
+ * or an instruction set that the processor lacks, is a reason. */
+static dass_backend *open_or_skip(const subject *s, int n_threads)
+{
+    const char *why = dass_backend_why_not(s->i_registry);
+    dass_backend *be = NULL;
+    const dass_status st = why ? DASS_UNSUPPORTED : open_subject(s, n_threads, &be);
+    if (why || (st == DASS_UNSUPPORTED && s->cpu)) {
+        print_message("%s: skipped: %s\n", s->name, why ? why : dass_error_text());
+        skip();
+    }
+    if (st != DASS_OK)
+        fail_msg("%s does not open: %s", s->name, dass_error_text());
+    return be;
+}
+
+static dass_status run_case(dass_backend *be, const test_case *t, case_mode mode, bool guard, case_graph **cg,
+                            case_data *d)
+{
+    case_program p = {0};
+    dass_status st = DASS_OK;
+    DASS_TRY_TO(case_graph_make(t, be->ops->real, mode, false, cg), st, out);
+    DASS_TRY_TO(case_data_make(*cg, d), st, out);
+    DASS_TRY_TO(case_program_make(be, *cg, &(dass_exec_options){.guard = guard}, &p), st, out);
+    DASS_TRY_TO(case_program_run(&p, d), st, out);
+out:
+    case_program_free(&p);
+    return st;
+}
+
+static int64_t bits_that_differ(const uint64_t *a, const uint64_t *b, int64_t first, int64_t n)
+{
+    int64_t wrong = 0;
+    for (int64_t i = first; i < first + n; i++)
+        wrong += (a[i / 64] >> (i % 64) & 1) != (b[i / 64] >> (i % 64) & 1);
+    return wrong;
+}
+
+/* 0 when output i agrees; otherwise the error, infinite for an integer or bit output that is not
+ * equal. */
+static double output_error(const case_graph *cg, uint32_t i, const case_data *got, const case_graph *cg_want,
+                           const case_data *want)
+{
+    const case_tensor *t = &cg->out[i];
+    const case_tensor *u = &cg_want->out[i];
+    if (t->dtype == DASS_BITS)
+        return bits_that_differ(got->buf[t->buf], want->buf[t->buf], t->offset, t->count) ? INFINITY : 0;
+    if (t->dtype == DASS_U8)
+        return memcmp((const uint8_t *)got->buf[t->buf] + t->offset, (const uint8_t *)want->buf[u->buf] + u->offset,
+                      (size_t)t->count)
+                   ? INFINITY
+                   : 0;
+    const double *a = (const double *)got->buf[t->buf] + t->offset;
+    const double *b = (const double *)want->buf[u->buf] + u->offset;
+    double scale = 0.01;
+    double worst = 0;
+    for (int64_t k = 0; k < t->count; k++) {
+        scale = fabs(b[k]) > scale ? fabs(b[k]) : scale;
+        worst = fabs(a[k] - b[k]) > worst || isnan(a[k]) ? fabs(a[k] - b[k]) : worst;
+        if (isnan(worst))
+            return worst;
+    }
+    return worst / scale;
+}
+
+/* Put the outputs back to what the buffers held before, so that what remains different was
+ * overwritten by mistake. */
+static dass_buf stray_write(const case_graph *cg, case_data *d)
+{
+    case_data before;
+    dass_buf found = 0;
+    if (case_data_make(cg, &before) != DASS_OK)
+        return 0;
+    for (uint32_t i = 0; i < cg->n_out; i++) {
+        const case_tensor *t = &cg->out[i];
+        size_t size = case_is_real(t->buf) ? sizeof(double) : 1;
+        size_t first = (size_t)t->offset * size;
+        size_t bytes = (size_t)t->count * size;
+        if (t->dtype == DASS_BITS) { /* the rest of the last word belongs to the value */
+            first = (size_t)t->offset / 8;
+            bytes = ((size_t)t->count + 63) / 64 * 8;
+        }
+        memcpy((char *)d->buf[t->buf] + first, (const char *)before.buf[t->buf] + first, bytes);
+    }
+    for (dass_buf b = 1; b < CASE_N_BUFS && !found; b++)
+        if (before.bytes[b] && memcmp(before.buf[b], d->buf[b], before.bytes[b]) != 0)
+            found = b;
+    case_data_free(&before);
+    return found;
+}
+
+/* One case on one backend against the double reference; returns 0 when it agrees. */
+static int compare_case(dass_backend *be, dass_backend *ref, const test_case *t, case_mode mode, double *worst)
+{
+    case_graph *cg[2] = {NULL, NULL};
+    case_data d[2] = {{{0}, {0}}, {{0}, {0}}};
+    char name[160];
+    int wrong = 0;
+    case_name(t, name, sizeof(name));
+    dass_status st = run_case(ref, t, CASE_PLAIN, false, &cg[0], &d[0]);
+    if (st == DASS_OK)
+        st = run_case(be, t, mode, true, &cg[1], &d[1]);
+    if (st != DASS_OK) {
+        print_error("%s (mode %d): %s\n", name, (int)mode, dass_error_text());
+        wrong = 1;
+    }
+    for (uint32_t i = 0; !wrong && i < cg[1]->n_out; i++) {
+        const double e = output_error(cg[1], i, &d[1], cg[0], &d[0]);
+        if (!(e <= tolerance)) {
+            print_error("%s (mode %d): %s differs from the reference by %.3g\n", name, (int)mode, cg[1]->out[i].name,
+                        e);
+            wrong = 1;
+        }
+        *worst = e > *worst ? e : *worst;
+    }
+    const dass_buf stray = wrong ? 0 : stray_write(cg[1], &d[1]);
+    if (stray) {
+        print_error("%s (mode %d): wrote outside its outputs, in buffer %d\n", name, (int)mode, (int)stray);
+        wrong = 1;
+    }
+    for (int k = 0; k < 2; k++) {
+        case_data_free(&d[k]);
+        case_graph_free(cg[k]);
+    }
+    return wrong;
+}
+
+static void backend_agrees_with_reference(void **state)
+{
+    const subject *s = *state;
+    dass_backend *be = open_or_skip(s, 2);
+    dass_backend *ref = NULL;
+    assert_int_equal(dass_backend_open("ref64", NULL, &ref), DASS_OK);
+    size_t n;
+    const test_case *all = cases_all(&n);
+    int wrong = 0;
+    double worst = 0;
+    for (size_t i = 0; i < n && wrong < max_reported; i++)
+        for (int mode = CASE_PLAIN; mode <= CASE_TEMP; mode++)
+            wrong += compare_case(be, ref, &all[i], (case_mode)mode, &worst);
+    print_message("%s: %zu cases, largest error %.2g\n", s->name, n, worst);
+    dass_backend_close(ref);
+    dass_backend_close(be);
+    assert_int_equal(wrong, 0);
+}
+
+/* ---- threads ------------------------------------------------------------------------ */
+
+/* Kernels of ours give the same bits with any number of threads; a library behind a kernel promises
+ * nothing of the sort. */
+static bool all_kernels_ours(dass_backend *be, const case_graph *cg)
+{
+    dass_exec *e = NULL;
+    bool ours = dass_exec_make(be, cg->g, &(dass_exec_options){0}, &e) == DASS_OK;
+    for (dass_node n = 1; ours && n < cg->g->n_nodes; n++)
+        ours = strncmp(dass_exec_kernel_name(e, n), "onednn", 6) != 0;
+    dass_exec_free(e);
+    return ours;
+}
+
+static void result_is_independent_of_threads(void **state)
+{
+    const subject *s = *state;
+    dass_backend *be[2] = {open_or_skip(s, 1), NULL};
+    assert_int_equal(open_subject(s, 3, &be[1]), DASS_OK);
+    size_t n;
+    const test_case *all = cases_all(&n);
+    int wrong = 0;
+    size_t compared = 0;
+    for (size_t i = 0; i < n && wrong < max_reported; i++) {
+        case_graph *cg[2] = {NULL, NULL};
+        case_data d[2] = {{{0}, {0}}, {{0}, {0}}};
+        char name[160];
+        case_name(&all[i], name, sizeof(name));
+        for (int k = 0; k < 2; k++)
+            if (run_case(be[k], &all[i], CASE_PLAIN, false, &cg[k], &d[k]) != DASS_OK)
+                fail_msg("%s: %s", name, dass_error_text());
+        if (all_kernels_ours(be[0], cg[0])) {
+            compared++;
+            for (dass_buf b = 1; b < CASE_N_BUFS; b++)
+                if (d[0].bytes[b] && memcmp(d[0].buf[b], d[1].buf[b], d[0].bytes[b]) != 0) {
+                    print_error("%s: 1 and 3 threads give different bits\n", name);
+                    wrong++;
+                }
+        }
+        for (int k = 0; k < 2; k++) {
+            case_data_free(&d[k]);
+            case_graph_free(cg[k]);
+        }
+    }
+    print_message("%s: %zu of %zu cases run on our own kernels\n", s->name, compared, n);
+    dass_backend_close(be[0]);
+    dass_backend_close(be[1]);
+    assert_int_equal(wrong, 0);
+}
+
+/* ---- the tests, made from the registry ---------------------------------------------- */
+
+static const char *const host_sets[] = {"avx512", "avx2", "portable", "wide"};
+
+static size_t add_subjects(subject *out, size_t max)
+{
+    size_t n = 0;
+    for (size_t i = 0; dass_backend_name(i); i++) {
+        const char *name = dass_backend_name(i);
+        const bool host = strcmp(name, "host") == 0;
+        if (strcmp(name, "null") == 0 || strcmp(name, "ref64") == 0) /* never computes; is the reference */
+            continue;
+        for (size_t k = 0; k < (host ? 4u : 1u); k++) {
+            DASS_ASSERT(n < max);
+            subject *s = &out[n++];
+            *s = (subject){.backend = name, .cpu = host ? host_sets[k] : NULL, .i_registry = i};
+            snprintf(s->name, sizeof(s->name), "%s%s%s", name, host ? "/" : "", host ? host_sets[k] : "");
+        }
+    }
+    return n;
+}
+
+int main(void)
+{
+    static subject subjects[16];
+    static char names[2][16][128];
+    struct CMUnitTest tests[3 + 2 * 16] = {
+        cmocka_unit_test(every_op_has_a_name),
+        cmocka_unit_test(every_op_has_cases),
+        cmocka_unit_test(every_case_builds_its_op),
+    };
+    size_t n_tests = 3;
+    const size_t n = add_subjects(subjects, 16);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(names[0][i], sizeof(names[0][i]), "%.47s agrees with the reference", subjects[i].name);
+        tests[n_tests++] = (struct CMUnitTest){.name = names[0][i],
+                                               .test_func = backend_agrees_with_reference,
+                                               .initial_state = &subjects[i]};
+        if (!subjects[i].cpu)
+            continue;
+        snprintf(names[1][i], sizeof(names[1][i]), "%.47s does not depend on the number of threads", subjects[i].name);
+        tests[n_tests++] = (struct CMUnitTest){.name = names[1][i],
+                                               .test_func = result_is_independent_of_threads,
+                                               .initial_state = &subjects[i]};
+    }
+    return _cmocka_run_group_tests("ops", tests, n_tests, NULL, NULL);
+}
