@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "dass/data.h"
+#include "dass/mem.h"
 
 #define N_TRAIN 12
 #define N_TEST 5
@@ -51,19 +52,27 @@ static void write_packed(const char *name, const bytes *b, packing how)
         assert_int_equal(gzclose(f), Z_OK);
     } else {
         size_t n = 0;
-        assert_int_equal(lzma_easy_buffer_encode(1, LZMA_CHECK_CRC64, NULL, b->data, b->n, out, &n, sizeof out), LZMA_OK);
+        assert_int_equal(lzma_easy_buffer_encode(1, LZMA_CHECK_CRC64, NULL, b->data, b->n, out, &n, sizeof out),
+                         LZMA_OK);
         write_bytes(full, out, n);
     }
 }
 
 static void put_be32(bytes *b, uint32_t x)
 {
-    for (int i = 3; i >= 0; --i) b->data[b->n++] = (uint8_t)(x >> (8 * i));
+    for (int i = 3; i >= 0; --i)
+        b->data[b->n++] = (uint8_t)(x >> (8 * i));
 }
 
 /* Pixel k of image i. */
-static uint8_t pixel(int i, int k) { return (uint8_t)(31 * i + k); }
-static uint8_t label(int i) { return (uint8_t)((7 * i + 3) % 10); }
+static uint8_t pixel(int i, int k)
+{
+    return (uint8_t)(31 * i + k);
+}
+static uint8_t label(int i)
+{
+    return (uint8_t)((7 * i + 3) % 10);
+}
 
 static bytes idx_images(int n)
 {
@@ -73,7 +82,8 @@ static bytes idx_images(int n)
     put_be32(&b, 28);
     put_be32(&b, 28);
     for (int i = 0; i < n; ++i)
-        for (int k = 0; k < 28 * 28; ++k) b.data[b.n++] = pixel(i, k);
+        for (int k = 0; k < 28 * 28; ++k)
+            b.data[b.n++] = pixel(i, k);
     return b;
 }
 
@@ -82,7 +92,8 @@ static bytes idx_labels(int n)
     bytes b = {.n = 0};
     put_be32(&b, 0x801);
     put_be32(&b, (uint32_t)n);
-    for (int i = 0; i < n; ++i) b.data[b.n++] = label(i);
+    for (int i = 0; i < n; ++i)
+        b.data[b.n++] = label(i);
     return b;
 }
 
@@ -128,7 +139,8 @@ static int teardown(void **state)
 static void expect(dass_status st, dass_status want, const char *part)
 {
     if (st != want || strstr(dass_error_text(), part) == NULL)
-        print_error("got %s: %s\nwant %s with: %s\n", dass_status_name(st), dass_error_text(), dass_status_name(want), part);
+        print_error("got %s: %s\nwant %s with: %s\n", dass_status_name(st), dass_error_text(), dass_status_name(want),
+                    part);
     assert_int_equal(st, want);
     assert_non_null(strstr(dass_error_text(), part));
 }
@@ -144,7 +156,8 @@ static void check_idx(const dass_dataset *d, int64_t n)
     assert_int_equal(d->test.n, N_TEST);
     for (int i = 0; i < n; ++i) {
         assert_int_equal(d->train.labels[i], label(i));
-        for (int k = 0; k < 784; ++k) assert_int_equal(d->train.images[784 * i + k], pixel(i, k));
+        for (int k = 0; k < 784; ++k)
+            assert_int_equal(d->train.images[784 * i + k], pixel(i, k));
     }
 }
 
@@ -255,8 +268,10 @@ static void damaged_streams_are_errors(void **state)
             file[at] ^= 0x55;
             write_bytes(name, file, n);
             const dass_status st = dass_dataset_load(&c, &d);
-            if (st == DASS_OK) check_idx(d, N_TRAIN);
-            else assert_int_equal(st, DASS_FORMAT);
+            if (st == DASS_OK)
+                check_idx(d, N_TRAIN);
+            else
+                assert_int_equal(st, DASS_FORMAT);
             dass_dataset_free(d);
             file[at] ^= 0x55;
         }
@@ -270,7 +285,8 @@ static bytes cifar_file(int first, int n)
     bytes b = {.n = 0};
     for (int i = first; i < first + n; ++i) {
         b.data[b.n++] = label(i);
-        for (int k = 0; k < 3072; ++k) b.data[b.n++] = pixel(i, k % 1024 + 77 * (k / 1024));
+        for (int k = 0; k < 3072; ++k)
+            b.data[b.n++] = pixel(i, k % 1024 + 77 * (k / 1024));
     }
     return b;
 }
@@ -316,7 +332,8 @@ static void cifar_faults_name_file_and_byte(void **state)
     write_cifar(PLAIN);
     bytes b = cifar_file(0, 2);
     write_bytes("data_batch_2.bin", b.data, b.n - 1);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "data_batch_2.bin: ends at byte 6145, inside the record that begins");
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
+           "data_batch_2.bin: ends at byte 6145, inside the record that begins");
     b.data[3073] = 200;
     write_bytes("data_batch_2.bin", b.data, b.n);
     expect(dass_dataset_load(&c, &d), DASS_FORMAT, "data_batch_2.bin: byte 3073: label 200");
@@ -377,7 +394,8 @@ static int64_t epoch_of(dass_source *s, uint32_t epoch, int32_t *out)
     for (int64_t i = 0; i < dass_source_steps(s); ++i) {
         dass_batch b;
         assert_int_equal(dass_source_next(s, &b), DASS_OK);
-        for (int32_t k = 0; k < b.valid; ++k) out[n++] = b.samples[k];
+        for (int32_t k = 0; k < b.valid; ++k)
+            out[n++] = b.samples[k];
     }
     return n;
 }
@@ -433,7 +451,8 @@ static void batches_hold_the_images_of_their_samples(void **state)
         assert_int_equal(b.valid, 2);
         for (int k = 0; k < 2; ++k) {
             bool listed = false;
-            for (int j = 0; j < 5; ++j) listed |= b.samples[k] == index[j];
+            for (int j = 0; j < 5; ++j)
+                listed |= b.samples[k] == index[j];
             assert_true(listed);
             assert_memory_equal(b.images + (size_t)k * n, d->train.images + (size_t)b.samples[k] * n, n);
             assert_int_equal(b.labels[k], d->train.labels[b.samples[k]]);
@@ -452,7 +471,8 @@ static void evaluation_pads_and_says_what_counts(void **state)
     assert_int_equal(dass_source_make(d, &d->test, NULL, 7, &opt, &s), DASS_OK);
     assert_int_equal(dass_source_steps(s), 3);
     dass_batch b = {0};
-    for (int i = 0; i < 3; ++i) assert_int_equal(dass_source_next(s, &b), DASS_OK);
+    for (int i = 0; i < 3; ++i)
+        assert_int_equal(dass_source_next(s, &b), DASS_OK);
     assert_int_equal(b.rows, 3);
     assert_int_equal(b.valid, 1);
     assert_int_equal(b.samples[0], 6);
@@ -476,7 +496,8 @@ static void nothing_is_allocated_after_make(void **state)
     dass_mem_seal(true);
     for (uint32_t e = 0; e < 3; ++e) {
         dass_source_start(s, e);
-        for (int i = 0; i < 5; ++i) assert_int_equal(dass_source_next(s, &b), DASS_OK);
+        for (int i = 0; i < 5; ++i)
+            assert_int_equal(dass_source_next(s, &b), DASS_OK);
     }
     dass_mem_seal(false);
     dass_source_free(s);
@@ -489,7 +510,8 @@ static void settings_must_fit_the_data(void **state)
     dass_config c = config("fashion_mnist");
     dass_dataset d;
     assert_int_equal(dass_dataset_describe(&c, &d), DASS_OK);
-    expect(dass_dataset_check(&d, &c), DASS_CONFIG, "net.image: 32 does not fit data.name fashion_mnist, which needs 28");
+    expect(dass_dataset_check(&d, &c), DASS_CONFIG,
+           "net.image: 32 does not fit data.name fashion_mnist, which needs 28");
     assert_int_equal(dass_dataset_fit(&c), DASS_OK);
     assert_int_equal(dass_dataset_check(&d, &c), DASS_OK);
     assert_int_equal(c.net_in_channels, 1);

@@ -21,14 +21,16 @@ static const char *at(const char *name)
 
 static void ok(dass_status st)
 {
-    if (st != DASS_OK) print_error("%s: %s\n", dass_status_name(st), dass_error_text());
+    if (st != DASS_OK)
+        print_error("%s: %s\n", dass_status_name(st), dass_error_text());
     assert_int_equal(st, DASS_OK);
 }
 
 static void expect(dass_status st, dass_status want, const char *part)
 {
     if (st != want || strstr(dass_error_text(), part) == NULL)
-        print_error("got %s: %s\nwant %s with: %s\n", dass_status_name(st), dass_error_text(), dass_status_name(want), part);
+        print_error("got %s: %s\nwant %s with: %s\n", dass_status_name(st), dass_error_text(), dass_status_name(want),
+                    part);
     assert_int_equal(st, want);
     assert_non_null(strstr(dass_error_text(), part));
 }
@@ -53,14 +55,32 @@ static int teardown(void **state)
 static dass_config tiny(void)
 {
     static const char *const settings[] = {
-        "data.name=random", "data.limit=120", "data.test_limit=30", "data.pad=1", "net.image=8", "net.in_channels=2",
-        "net.classes=3", "net.channels=4", "net.layers=3", "net.nodes=2", "train.batch=10", "run.eval_batch=8",
-        "search.epochs.pretrain=1", "search.epochs.score=1", "search.epochs.finetune=1", "search.density=0.3",
-        "train.epochs=2", "prune.density=0.25", "prune.epochs.score=1", "prune.epochs.finetune=1", "run.threads=1",
+        "data.name=random",
+        "data.limit=120",
+        "data.test_limit=30",
+        "data.pad=1",
+        "net.image=8",
+        "net.in_channels=2",
+        "net.classes=3",
+        "net.channels=4",
+        "net.layers=3",
+        "net.nodes=2",
+        "train.batch=10",
+        "run.eval_batch=8",
+        "search.epochs.pretrain=1",
+        "search.epochs.score=1",
+        "search.epochs.finetune=1",
+        "search.density=0.3",
+        "train.epochs=2",
+        "prune.density=0.25",
+        "prune.epochs.score=1",
+        "prune.epochs.finetune=1",
+        "run.threads=1",
     };
     dass_config c;
     dass_config_defaults(&c);
-    for (size_t i = 0; i < N_OF(settings); ++i) ok(dass_config_set(&c, settings[i], "test"));
+    for (size_t i = 0; i < N_OF(settings); ++i)
+        ok(dass_config_set(&c, settings[i], "test"));
     return c;
 }
 
@@ -93,7 +113,8 @@ static int64_t count_lines(const char *path)
     static char x[1 << 20];
     const size_t n = read_bytes(path, x, sizeof x);
     int64_t lines = 0;
-    for (size_t i = 0; i < n; ++i) lines += x[i] == '\n';
+    for (size_t i = 0; i < n; ++i)
+        lines += x[i] == '\n';
     return lines;
 }
 
@@ -213,8 +234,8 @@ static void run_search(dass_config *c, const char *name)
     ok(dass_run_search(&opt, &g));
 }
 
-/* With an Adam rate that rounds to nothing alpha stays where it began, however hard the weights are trained: the weight optimiser does
- * not touch it. And it does move at a rate above zero. */
+/* With an Adam rate that rounds to nothing alpha stays where it began, however hard the weights are trained: the weight
+ * optimiser does not touch it. And it does move at a rate above zero. */
 static void weights_do_not_move_alpha(void **state)
 {
     (void)state;
@@ -236,7 +257,8 @@ static void weights_do_not_move_alpha(void **state)
     read_group(at("still"), DASS_GROUP_ALPHA, &still, &n);
     read_group(at("moved"), DASS_GROUP_ALPHA, &moved, &n);
     assert_memory_equal(start, still, (size_t)n * sizeof *start);
-    for (int64_t i = 0; i < n; ++i) assert_true(start[i] != moved[i]);
+    for (int64_t i = 0; i < n; ++i)
+        assert_true(start[i] != moved[i]);
     dass_mem_free(start);
     dass_mem_free(still);
     dass_mem_free(moved);
@@ -287,7 +309,8 @@ static void stages_train_what_they_say(void **state)
             const dass_st_tensor *t = &dense.file->tensors[i];
             char score[256];
             (void)snprintf(score, sizeof score, "score.%s", t->name);
-            if (dass_st_find(pruned.file, score) == NULL) continue; /* batch norm */
+            if (dass_st_find(pruned.file, score) == NULL)
+                continue; /* batch norm */
             ++n_tensors;
             int64_t n = 0;
             const float *before = t->data;
@@ -304,8 +327,10 @@ static void stages_train_what_they_say(void **state)
             assert_int_equal(kept, dass_kept_count(n, 0.25));
         }
         assert_true(n_tensors > 5);
-        if (finetune_epochs[k] == 0) assert_int_equal(n_changed, 0);
-        else assert_true(n_changed > 0);
+        if (finetune_epochs[k] == 0)
+            assert_int_equal(n_changed, 0);
+        else
+            assert_true(n_changed > 0);
         dass_params_close(&dense);
         dass_params_close(&pruned);
     }
@@ -326,7 +351,8 @@ static void no_score_epochs_is_magnitude_pruning(void **state)
         const dass_st_tensor *t = &dense.file->tensors[i];
         char name[256];
         (void)snprintf(name, sizeof name, "mask.%s", t->name);
-        if (dass_st_find(pruned.file, name) == NULL) continue;
+        if (dass_st_find(pruned.file, name) == NULL)
+            continue;
         int64_t n = 0;
         const float *w = t->data;
         const uint8_t *mask = mask_of(&pruned, t->name, &n);
@@ -334,8 +360,10 @@ static void no_score_epochs_is_magnitude_pruning(void **state)
         double most_cut = 0.0;
         for (int64_t j = 0; j < n; ++j) {
             const double a = fabs((double)w[j]);
-            if (mask[j]) least_kept = fmin(least_kept, a);
-            else most_cut = fmax(most_cut, a);
+            if (mask[j])
+                least_kept = fmin(least_kept, a);
+            else
+                most_cut = fmax(most_cut, a);
         }
         assert_true(least_kept >= most_cut);
         ++n_tensors;
@@ -429,7 +457,8 @@ static dass_status parse(const char *header, size_t data_bytes)
     static uint8_t buf[4096];
     const size_t n = strlen(header);
     memset(buf, 0, sizeof buf);
-    for (int i = 0; i < 8; ++i) buf[i] = (uint8_t)(n >> (8 * i));
+    for (int i = 0; i < 8; ++i)
+        buf[i] = (uint8_t)(n >> (8 * i));
     memcpy(buf + 8, header, n);
     dass_st_file *f = NULL;
     const dass_status st = dass_st_parse("file", buf, 8 + n + data_bytes, &f);
@@ -450,9 +479,11 @@ static void tensor_files_are_read_strictly(void **state)
     expect(parse("{\"a\":" T("F32", "[-2]", "[0,8]") "}", 8), DASS_FORMAT, "not a count");
     expect(parse("{\"a\":" T("F16", "[4]", "[0,8]") "}", 8), DASS_FORMAT, "type F16");
     expect(parse("{\"a\":" T("F32", "[4611686018427387904,8]", "[0,8]") "}", 8), DASS_FORMAT, "overflows");
-    expect(parse("{\"a\":" T("F32", "[1]", "[0,4]") ",\"b\":" T("F32", "[1]", "[0,4]") "}", 4), DASS_FORMAT, "does not begin");
+    expect(parse("{\"a\":" T("F32", "[1]", "[0,4]") ",\"b\":" T("F32", "[1]", "[0,4]") "}", 4), DASS_FORMAT,
+           "does not begin");
     expect(parse("{\"a\":" T("F32", "[1]", "[4,8]") "}", 8), DASS_FORMAT, "does not begin");
-    expect(parse("{\"a\":" T("F32", "[2]", "[0,8]") ",\"a\":" T("F32", "[2]", "[0,8]") "}", 8), DASS_FORMAT, "not JSON");
+    expect(parse("{\"a\":" T("F32", "[2]", "[0,8]") ",\"a\":" T("F32", "[2]", "[0,8]") "}", 8), DASS_FORMAT,
+           "not JSON");
     expect(parse("{\"a\":1}", 0), DASS_FORMAT, "not {dtype");
     expect(parse("[]", 0), DASS_FORMAT, "not a JSON object");
     expect(parse("{", 0), DASS_FORMAT, "not JSON");
@@ -553,7 +584,8 @@ static void sizes_of_the_published_networks(void **state)
     assert_int_equal(s.nodes_step, s.stage[0].nodes + s.stage[1].nodes);
     assert_int_equal(s.n_big, DASS_N_BIG_VALUES);
     const char *root = getenv("DASS_TEST_ROOT");
-    (void)snprintf(c.net_genotype, sizeof c.net_genotype, "%s/configs/genotypes/dass_99.json", root != NULL ? root : ".");
+    (void)snprintf(c.net_genotype, sizeof c.net_genotype, "%s/configs/genotypes/dass_99.json",
+                   root != NULL ? root : ".");
     c.net_channels = 36;
     c.net_layers = 20;
     ok(dass_sizes_measure(&c, "null", &s));

@@ -9,10 +9,10 @@
 /* Ceilings of the machine, all threads, the best of several short runs. */
 typedef struct dass_peak {
     int threads;
-    const char *isa;  /* vector set of the multiply-add loop: "avx512", "avx2", "sse2" */
-    double gflops;    /* f32 fused multiply-adds from registers, two operations each */
-    double read_gbs;  /* GB/s of a sum over memory larger than the caches */
-    double copy_gbs;  /* GB/s of memcpy, bytes read plus bytes written */
+    const char *isa; /* vector set of the multiply-add loop: "avx512", "avx2", "sse2" */
+    double gflops;   /* f32 fused multiply-adds from registers, two operations each */
+    double read_gbs; /* GB/s of a sum over memory larger than the caches */
+    double copy_gbs; /* GB/s of memcpy, bytes read plus bytes written */
 } dass_peak;
 /* threads 0: all. Takes about half a second. Errors: DASS_NOMEM. */
 dass_status dass_peak_measure(int threads, dass_peak *out);

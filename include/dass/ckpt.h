@@ -9,7 +9,14 @@
 
 /* ---- container ------------------------------------------------------------------------------------------------ */
 
-typedef enum dass_st_type { DASS_ST_F32, DASS_ST_U8, DASS_ST_I32, DASS_ST_I64, DASS_ST_F64, DASS_N_ST_TYPES } dass_st_type;
+typedef enum dass_st_type {
+    DASS_ST_F32,
+    DASS_ST_U8,
+    DASS_ST_I32,
+    DASS_ST_I64,
+    DASS_ST_F64,
+    DASS_N_ST_TYPES
+} dass_st_type;
 
 #define DASS_ST_MAX_RANK 8
 
@@ -34,7 +41,8 @@ typedef struct dass_st_file {
 } dass_st_file;
 
 /* Read and check a whole file: JSON header of known types, shapes whose product is the tensor's bytes, offsets that
- * cover the data exactly once. Errors: DASS_IO, DASS_FORMAT naming file and tensor or offset. Free with dass_st_free. */
+ * cover the data exactly once. Errors: DASS_IO, DASS_FORMAT naming file and tensor or offset. Free with dass_st_free.
+ */
 dass_status dass_st_read(const char *path, dass_st_file **out);
 /* The same from memory, for tests and fuzzing; data is borrowed and must outlive *out. */
 dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, dass_st_file **out);

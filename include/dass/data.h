@@ -1,8 +1,8 @@
 /* Data sets as bytes, and batches as lists of sample numbers.
  *
  * A data set is u8 images in NHWC order and i32 labels, whole in host memory; cropping, mirroring and normalising are
- * an op of the graph (dass_augment). Which samples form batch i of epoch e is a pure function of (seed, name, e, i): not
- * of threads, of earlier epochs or of the batch source's age.
+ * an op of the graph (dass_augment). Which samples form batch i of epoch e is a pure function of (seed, name, e, i):
+ * not of threads, of earlier epochs or of the batch source's age.
  *
  *     DASS_TRY(dass_dataset_load(cfg, &data));
  *     DASS_TRY(dass_data_split(data->train.n, 0.5, seed, &index));      index[0 .. n/2) trains, the rest validates
@@ -13,7 +13,6 @@
 #ifndef DASS_DATA_H
 #define DASS_DATA_H
 
-#include "dass/param.h"
 #include "dass/config.h"
 
 #define DASS_MAX_IMAGE_CHANNELS 4
@@ -40,9 +39,11 @@ dass_status dass_dataset_load(const dass_config *c, dass_dataset **out);
 void dass_dataset_free(dass_dataset *d); /* NULL is fine */
 /* Whether the network of `c` fits the data: image size, channels, classes. DASS_CONFIG naming key, value and origin. */
 dass_status dass_dataset_check(const dass_dataset *d, const dass_config *c);
-/* Give net.image, net.in_channels and net.classes the data's values where they are still defaults; the origin says so. */
+/* Give net.image, net.in_channels and net.classes the data's values where they are still defaults; the origin says so.
+ */
 dass_status dass_dataset_fit(dass_config *c);
-/* Constants of a data set by name, without reading it: h, w, c, classes, mean and std. DASS_CONFIG for unknown words. */
+/* Constants of a data set by name, without reading it: h, w, c, classes, mean and std. DASS_CONFIG for unknown words.
+ */
 dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out);
 
 /* ---- formats: each fills the parts of *d, whose other fields are set ------------------------------------------- */
@@ -63,7 +64,7 @@ dass_status dass_data_split(int64_t n, double part, uint64_t seed, int32_t **ind
 
 typedef struct dass_source dass_source;
 typedef struct dass_source_options {
-    int32_t batch;    /* rows of every batch */
+    int32_t batch; /* rows of every batch */
     uint64_t seed;
     const char *name; /* streams of different names are unrelated; outlives the source */
     bool shuffle;     /* false: the order of `index` */
@@ -75,6 +76,7 @@ typedef struct dass_batch {
     const uint8_t *images;  /* (rows, h, w, c) */
     const int32_t *labels;  /* (rows) */
     const int32_t *samples; /* (rows): index in the part, key of the augmentation's draws */
+    size_t image_bytes;     /* of one image */
     int32_t rows;
     int32_t valid; /* rows that count, the first ones */
 } dass_batch;
@@ -83,7 +85,7 @@ typedef struct dass_batch {
  * source; its staging buffers are allocated here, none later. Errors: DASS_CONFIG when n gives no single batch. */
 dass_status dass_source_make(const dass_dataset *d, const dass_part *part, const int32_t *index, int64_t n,
                              const dass_source_options *opt, dass_source **out);
-void dass_source_free(dass_source *s); /* NULL is fine */
+void dass_source_free(dass_source *s);           /* NULL is fine */
 int64_t dass_source_steps(const dass_source *s); /* batches of an epoch */
 int64_t dass_source_samples(const dass_source *s);
 /* Go to the first batch of an epoch. */
@@ -91,7 +93,5 @@ void dass_source_start(dass_source *s, uint32_t epoch);
 /* The next batch, valid until the next call. Past the end of the epoch a new pass begins, with an order of its own: a
  * pure function of (seed, name, epoch, pass). */
 dass_status dass_source_next(dass_source *s, dass_batch *out);
-/* Copy a batch into IMAGES, LABELS and SAMPLES of the store. */
-dass_status dass_batch_write(const dass_dataset *d, const dass_batch *b, dass_store *s);
 
 #endif

@@ -35,10 +35,10 @@ dass_status dass_run_train(const dass_run_options *opt);
 dass_status dass_run_prune(const dass_run_options *opt, const char *from);
 
 typedef struct dass_eval {
-    char state[16];   /* "dense", "pruned" */
-    char network[64]; /* "cells C8 L5", "resnet18" */
-    int64_t n;        /* images */
-    double loss, top1;/* top1 in [0, 1] */
+    char state[16];                  /* "dense", "pruned" */
+    char network[64];                /* "cells C8 L5", "resnet18" */
+    int64_t n;                       /* images */
+    double loss, top1;               /* top1 in [0, 1] */
     int64_t weights, kept, unpruned; /* maskable, of these kept, batch norm and biases */
     int64_t macs, sparse_macs;       /* per image, of convolutions: all, those with a kept weight */
 } dass_eval;
@@ -77,9 +77,9 @@ typedef struct dass_sizes {
     char backend[16];
     dass_net_count count;
     int64_t kept;
-    double density;      /* kept / weights */
-    int64_t nodes_step;  /* supernet: weight graph + alpha graph of a dense step; else the training graph */
-    size_t param_bytes;  /* buffers other than inputs that any stage uses */
+    double density;     /* kept / weights */
+    int64_t nodes_step; /* supernet: weight graph + alpha graph of a dense step; else the training graph */
+    size_t param_bytes; /* buffers other than inputs that any stage uses */
     size_t input_bytes;
     int32_t batch;
     uint32_t n_stages, largest; /* largest: index of the stage with the highest peak */

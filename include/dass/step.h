@@ -22,12 +22,15 @@ typedef struct dass_steps {
 } dass_steps;
 
 /* Build and plan n phases. On error nothing stays open. */
-dass_status dass_steps_plan(dass_store *s, const dass_arch *arch, const dass_phase *phase, uint32_t n,
-                            dass_backend *be, const dass_exec_options *opt, dass_steps *out);
+dass_status dass_steps_plan(dass_store *s, const dass_arch *arch, const dass_phase *phase, uint32_t n, dass_backend *be,
+                            const dass_exec_options *opt, dass_steps *out);
 /* The same around one finished graph, which is taken over (freed on error too). */
 dass_status dass_steps_wrap(dass_graph *g, dass_backend *be, const dass_exec_options *opt, dass_steps *out);
 /* Commit every buffer the graphs use, and the groups and inputs, then make the program. */
 dass_status dass_steps_bind(dass_store *s, dass_steps *p);
+/* Copy a batch of `rows` images, labels and sample numbers into the store's inputs; image_bytes: of one image. */
+dass_status dass_steps_feed(dass_store *s, const uint8_t *images, size_t image_bytes, const int32_t *labels,
+                            const int32_t *samples, int32_t rows);
 /* Write the step block, run phase i, read loss and correct (each may be NULL). */
 dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_step_block *block, double *loss,
                            double *correct);

@@ -1,6 +1,6 @@
-/* One step of search or training, timed: the same graphs, inputs and order as in the loop of src/train, on random images.
- * Invariant: time is taken around whole steps (batch, step block, run, scalars read) after warm-up; the profile of single
- * operations is a run of its own and changes no step time.
+/* One step of search or training, timed: the same graphs, inputs and order as in the loop of src/train, on random
+ * images. Invariant: time is taken around whole steps (batch, step block, run, scalars read) after warm-up; the profile
+ * of single operations is a run of its own and changes no step time.
  */
 #include <math.h>
 #include <stdio.h>
@@ -45,7 +45,8 @@ static const char *const stage_words[] = {"dense", "score", "finetune"};
 static dass_status find_stage(const char *word, dass_stage *out)
 {
     for (int i = 0; i < 3; ++i) {
-        if (strcmp(word, stage_words[i]) != 0) continue;
+        if (strcmp(word, stage_words[i]) != 0)
+            continue;
         *out = (dass_stage)i;
         return DASS_OK;
     }
@@ -63,14 +64,16 @@ static dass_status open_data(bench *b)
     if (b->arch.in_channels > DASS_MAX_IMAGE_CHANNELS)
         return DASS_FAIL(DASS_UNSUPPORTED, "bench: images of %d channels, at most %d", b->arch.in_channels,
                          DASS_MAX_IMAGE_CHANNELS);
-    *b->data = (dass_dataset){.name = "random", .h = b->arch.image, .w = b->arch.image, .c = b->arch.in_channels,
-                              .classes = b->arch.classes};
+    *b->data = (dass_dataset){
+        .name = "random", .h = b->arch.image, .w = b->arch.image, .c = b->arch.in_channels, .classes = b->arch.classes};
     for (int i = 0; i < DASS_MAX_IMAGE_CHANNELS; ++i) {
         b->data->mean[i] = 0.5;
         b->data->std[i] = 0.29;
     }
     DASS_TRY(dass_random_load((uint64_t)c->run_seed, N_BATCHES * c->train_batch, 1, b->data));
-    const dass_source_options opt = {.batch = (int32_t)c->train_batch, .seed = (uint64_t)c->run_seed, .name = "bench",
+    const dass_source_options opt = {.batch = (int32_t)c->train_batch,
+                                     .seed = (uint64_t)c->run_seed,
+                                     .name = "bench",
                                      .shuffle = true};
     DASS_TRY(dass_source_make(b->data, &b->data->train, NULL, b->data->train.n, &opt, &b->source));
     return DASS_OK;
@@ -83,8 +86,12 @@ static void set_block(bench *b)
         .lr = {c->search_lr, c->search_lr, c->search_lr_score, c->search_alpha_lr},
         .weight_decay = {c->search_weight_decay, c->search_weight_decay, c->search_weight_decay,
                          c->search_alpha_weight_decay},
-        .momentum = c->search_momentum, .clip = c->search_clip, .beta1 = c->search_alpha_beta1,
-        .beta2 = c->search_alpha_beta2, .adam_eps = 1e-8, .seed = (uint64_t)c->run_seed,
+        .momentum = c->search_momentum,
+        .clip = c->search_clip,
+        .beta1 = c->search_alpha_beta1,
+        .beta2 = c->search_alpha_beta2,
+        .adam_eps = 1e-8,
+        .seed = (uint64_t)c->run_seed,
     };
 }
 
@@ -92,7 +99,8 @@ static void set_block(bench *b)
 static dass_status fill_store(bench *b, const dass_segment *segments, int64_t n_segments)
 {
     DASS_TRY(dass_store_init(b->store, (uint64_t)b->cfg->run_seed));
-    if (b->stage == DASS_STAGE_DENSE) return DASS_OK;
+    if (b->stage == DASS_STAGE_DENSE)
+        return DASS_OK;
     dass_graph *g = NULL;
     dass_steps threshold;
     DASS_TRY(dass_store_commit(b->store, b->be, (uint64_t)1 << DASS_BUF_SCORE));
@@ -100,7 +108,8 @@ static dass_status fill_store(bench *b, const dass_segment *segments, int64_t n_
     DASS_TRY(dass_threshold_build(b->store, segments, n_segments, b->be->ops->real, &g));
     DASS_TRY(dass_steps_wrap(g, b->be, NULL, &threshold));
     dass_status st = dass_steps_bind(b->store, &threshold);
-    if (st == DASS_OK) st = dass_steps_run(b->store, &threshold, 0, &b->block, NULL, NULL);
+    if (st == DASS_OK)
+        st = dass_steps_run(b->store, &threshold, 0, &b->block, NULL, NULL);
     dass_steps_close(&threshold);
     return st;
 }
@@ -110,13 +119,14 @@ static dass_status make_segments(bench *b, dass_segment **segments, int64_t *n_s
 {
     const dass_config *c = b->cfg;
     dass_graph *g = NULL;
-    const dass_phase phase = {.task = DASS_TASK_WEIGHTS, .stage = DASS_STAGE_DENSE, .batch = 1, .mean = b->data->mean,
-                              .std = b->data->std};
+    const dass_phase phase = {
+        .task = DASS_TASK_WEIGHTS, .stage = DASS_STAGE_DENSE, .batch = 1, .mean = b->data->mean, .std = b->data->std};
     DASS_TRY(dass_phase_build(b->store, &b->arch, &phase, b->be->ops->real, b->be, &g));
     dass_graph_free(g);
     dass_allocation policy;
     DASS_TRY(dass_allocation_parse(b->alpha ? c->search_allocation : c->prune_allocation, &policy));
-    if (policy == DASS_ALLOC_GLOBAL) policy = DASS_ALLOC_UNIFORM; /* no trained scores to rank; the time is the same */
+    if (policy == DASS_ALLOC_GLOBAL)
+        policy = DASS_ALLOC_UNIFORM; /* no trained scores to rank; the time is the same */
     DASS_TRY(dass_density_allocate(b->store, policy, b->alpha ? c->search_density : c->prune_density, NULL, b->mem,
                                    segments, n_segments));
     return DASS_OK;
@@ -167,26 +177,32 @@ static void close_bench(bench *b)
 
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
 
-static dass_status one_step(bench *b, double *weight_sec, double *arch_sec)
+static dass_status feed(bench *b)
 {
     dass_batch batch;
+    DASS_TRY(dass_source_next(b->source, &batch));
+    DASS_TRY(dass_steps_feed(b->store, batch.images, batch.image_bytes, batch.labels, batch.samples, batch.rows));
+    return DASS_OK;
+}
+
+static dass_status one_step(bench *b, double *weight_sec, double *arch_sec)
+{
     double loss = 0.0;
     double correct = 0.0;
     const double began = now_sec();
     if (b->alpha) {
         b->block.adam_step += 1.0;
-        DASS_TRY(dass_source_next(b->source, &batch));
-        DASS_TRY(dass_batch_write(b->data, &batch, b->store));
+        DASS_TRY(feed(b));
         DASS_TRY(dass_steps_run(b->store, &b->steps, 1, &b->block, &loss, &correct));
     }
     const double middle = now_sec();
-    DASS_TRY(dass_source_next(b->source, &batch));
-    DASS_TRY(dass_batch_write(b->data, &batch, b->store));
+    DASS_TRY(feed(b));
     DASS_TRY(dass_steps_run(b->store, &b->steps, 0, &b->block, &loss, &correct));
     *weight_sec = now_sec() - middle;
     *arch_sec = middle - began;
     b->block.step++;
-    if (!isfinite(loss)) return DASS_FAIL(DASS_NUMERIC, "bench: step %u: the loss is %g", b->block.step, loss);
+    if (!isfinite(loss))
+        return DASS_FAIL(DASS_NUMERIC, "bench: step %u: the loss is %g", b->block.step, loss);
     return DASS_OK;
 }
 
@@ -208,7 +224,8 @@ static dass_status time_steps(bench *b, dass_bench_step *out)
 {
     double weight[MAX_REPEATS];
     double arch[MAX_REPEATS];
-    for (int i = 0; i < N_WARM; ++i) DASS_TRY(one_step(b, &weight[0], &arch[0]));
+    for (int i = 0; i < N_WARM; ++i)
+        DASS_TRY(one_step(b, &weight[0], &arch[0]));
     const double began = now_sec();
     int n = 0;
     while (n < MAX_REPEATS && (n < MIN_REPEATS || now_sec() - began < ENOUGH_SEC)) {
@@ -217,7 +234,8 @@ static dass_status time_steps(bench *b, dass_bench_step *out)
     }
     out->n_repeats = n;
     summarise(weight, n, &out->weight_step_ms, &out->weight_p90_ms);
-    if (b->alpha) summarise(arch, n, &out->arch_step_ms, &out->arch_p90_ms);
+    if (b->alpha)
+        summarise(arch, n, &out->arch_step_ms, &out->arch_p90_ms);
     out->images_per_s = 1e3 * (double)b->cfg->train_batch / (out->weight_step_ms + out->arch_step_ms);
     return DASS_OK;
 }
@@ -240,8 +258,10 @@ static void add_op(dass_bench_step *out, const dass_graph *g, dass_node n, doubl
     (void)snprintf(name, sizeof name, "%s%s", dass_op_get(r->op)->name,
                    is_conv && r->attr.conv.groups > 1 ? " depthwise" : "");
     uint32_t i = 0;
-    while (i < out->n_ops && strcmp(out->op[i].name, name) != 0) ++i;
-    if (i == DASS_BENCH_MAX_OPS) return;
+    while (i < out->n_ops && strcmp(out->op[i].name, name) != 0)
+        ++i;
+    if (i == DASS_BENCH_MAX_OPS)
+        return;
     dass_bench_row *row = &out->op[i];
     if (i == out->n_ops) {
         out->n_ops++;
@@ -258,8 +278,10 @@ static void add_op(dass_bench_step *out, const dass_graph *g, dass_node n, doubl
 static void add_top(dass_bench_step *out, const dass_exec *e, const dass_graph *g, dass_node n, double sec)
 {
     uint32_t at = out->n_top;
-    while (at > 0 && out->top[at - 1].sec < sec) --at;
-    if (at >= DASS_BENCH_TOP) return;
+    while (at > 0 && out->top[at - 1].sec < sec)
+        --at;
+    if (at >= DASS_BENCH_TOP)
+        return;
     const uint32_t keep = out->n_top < DASS_BENCH_TOP ? out->n_top : DASS_BENCH_TOP - 1;
     memmove(&out->top[at + 1], &out->top[at], (keep - at) * sizeof out->top[0]);
     const dass_cost cost = dass_node_cost(g, n);
@@ -278,11 +300,13 @@ static dass_status profile(bench *b, dass_bench_step *out)
         const dass_graph *g = b->steps.graph[i];
         double *best = dass_arena_alloc(b->mem, g->n_nodes * sizeof *best);
         double *sec = dass_arena_alloc(b->mem, g->n_nodes * sizeof *sec);
-        if (best == NULL || sec == NULL) return DASS_NOMEM;
+        if (best == NULL || sec == NULL)
+            return DASS_NOMEM;
         for (int k = 0; k < N_PROFILES; ++k) {
             DASS_TRY(dass_program_profile(b->steps.program, i, sec));
             for (dass_node n = 1; n < g->n_nodes; ++n)
-                if (k == 0 || sec[n] < best[n]) best[n] = sec[n];
+                if (k == 0 || sec[n] < best[n])
+                    best[n] = sec[n];
         }
         for (dass_node n = 1; n < g->n_nodes; ++n) {
             add_op(out, g, n, best[n]);
@@ -299,9 +323,12 @@ static dass_status better_peak(int threads, dass_peak *best)
 {
     dass_peak p;
     DASS_TRY(dass_peak_measure(threads, &p));
-    if (best->gflops > p.gflops) p.gflops = best->gflops;
-    if (best->read_gbs > p.read_gbs) p.read_gbs = best->read_gbs;
-    if (best->copy_gbs > p.copy_gbs) p.copy_gbs = best->copy_gbs;
+    if (best->gflops > p.gflops)
+        p.gflops = best->gflops;
+    if (best->read_gbs > p.read_gbs)
+        p.read_gbs = best->read_gbs;
+    if (best->copy_gbs > p.copy_gbs)
+        p.copy_gbs = best->copy_gbs;
     *best = p;
     return DASS_OK;
 }
@@ -312,12 +339,21 @@ static dass_status measure(bench *b, bool ops, dass_bench_step *out)
 {
     DASS_TRY(open_bench(b));
     switch (b->arch.kind) {
-    case DASS_NET_SUPERNET: (void)snprintf(out->network, sizeof out->network, "supernet"); break;
-    case DASS_NET_CELLS: (void)snprintf(out->network, sizeof out->network, "cells"); break;
-    case DASS_NET_MOBILENET_V2: (void)snprintf(out->network, sizeof out->network, "mobilenet_v2"); break;
-    case DASS_NET_RESNET18: (void)snprintf(out->network, sizeof out->network, "resnet18"); break;
+    case DASS_NET_SUPERNET:
+        (void)snprintf(out->network, sizeof out->network, "supernet");
+        break;
+    case DASS_NET_CELLS:
+        (void)snprintf(out->network, sizeof out->network, "cells");
+        break;
+    case DASS_NET_MOBILENET_V2:
+        (void)snprintf(out->network, sizeof out->network, "mobilenet_v2");
+        break;
+    case DASS_NET_RESNET18:
+        (void)snprintf(out->network, sizeof out->network, "resnet18");
+        break;
     }
-    for (uint32_t i = 0; i < b->steps.n; ++i) out->nodes += (int64_t)b->steps.graph[i]->n_nodes - 1;
+    for (uint32_t i = 0; i < b->steps.n; ++i)
+        out->nodes += (int64_t)b->steps.graph[i]->n_nodes - 1;
     static const dass_buf inputs[] = {DASS_BUF_IMAGES, DASS_BUF_LABELS, DASS_BUF_SAMPLES, DASS_BUF_STEP};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; ++i)
         out->input_bytes += dass_store_buf_bytes(b->store, inputs[i]);
@@ -328,7 +364,8 @@ static dass_status measure(bench *b, bool ops, dass_bench_step *out)
     dass_mem_seal(false);
     DASS_TRY(st);
     out->peak_rss_bytes = dass_mem_peak_rss(); /* before the peak measurement takes memory of its own */
-    if (!ops) return DASS_OK;
+    if (!ops)
+        return DASS_OK;
     DASS_TRY(better_peak((int)b->cfg->run_threads, &out->peak));
     DASS_TRY(profile(b, out));
     DASS_TRY(better_peak((int)b->cfg->run_threads, &out->peak));

@@ -37,7 +37,8 @@ static void print_ops(const dass_bench_step *b)
     (void)printf("\nmachine, in this run: %.1f GFLOP/s (%s, %d threads), memory read %.1f GB/s, copy %.1f GB/s\n",
                  b->peak.gflops, b->peak.isa, b->peak.threads, b->peak.read_gbs, b->peak.copy_gbs);
     (void)printf("of peak: GFLOP/s over the machine's. of roof: the time that flops or bytes need at least, over the "
-                 "time taken\n(bytes from cache may pass 100 %%)\n\n%soperation\n", head);
+                 "time taken\n(bytes from cache may pass 100 %%)\n\n%soperation\n",
+                 head);
     print_rows(b->op, b->n_ops, b, 0);
     (void)printf("  100.00%% %9.3f %6lld\n\n%skernel and node\n", 1e3 * b->ops_sec, (long long)b->nodes, head);
     print_rows(b->top, b->n_top, b, 0);
@@ -55,7 +56,8 @@ static void print_text(const dass_bench_step *b)
     (void)printf("  %-18s %10.1f MiB temporaries, %.1f MiB parameters and optimiser, %.1f MiB inputs\n", "planned",
                  (double)b->planned_bytes * mib, (double)b->groups_bytes * mib, (double)b->input_bytes * mib);
     (void)printf("  %-18s %10.1f MiB resident at most\n", "memory", (double)b->peak_rss_bytes * mib);
-    if (b->has_ops) print_ops(b);
+    if (b->has_ops)
+        print_ops(b);
 }
 
 /* ---- JSON ----------------------------------------------------------------------------------------------------- */
@@ -65,25 +67,25 @@ static json_t *rows_json(const dass_bench_row *rows, uint32_t n, const dass_benc
     json_t *list = json_array();
     for (uint32_t i = 0; i < n; ++i) {
         const dass_bench_row *r = &rows[i];
-        (void)json_array_append_new(
-            list, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name", r->name, "nodes", (json_int_t)r->count,
-                            "ms", 1e3 * r->sec, "share", percent(r->sec, b->ops_sec) / 100.0, "gflops",
-                            r->flops / r->sec / 1e9, "gbs", r->bytes / r->sec / 1e9, "of_peak",
-                            percent(r->flops / r->sec / 1e9, b->peak.gflops) / 100.0, "of_roof",
-                            of_roof(r, &b->peak) / 100.0));
+        (void)json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name", r->name,
+                                                    "nodes", (json_int_t)r->count, "ms", 1e3 * r->sec, "share",
+                                                    percent(r->sec, b->ops_sec) / 100.0, "gflops",
+                                                    r->flops / r->sec / 1e9, "gbs", r->bytes / r->sec / 1e9, "of_peak",
+                                                    percent(r->flops / r->sec / 1e9, b->peak.gflops) / 100.0, "of_roof",
+                                                    of_roof(r, &b->peak) / 100.0));
     }
     return list;
 }
 
 static dass_status print_json(const dass_bench_step *b)
 {
-    json_t *root = json_pack(
-        "{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "network", b->network, "stage",
-        b->stage, "batch", b->batch, "repeats", b->n_repeats, "nodes", (json_int_t)b->nodes, "weight_step_ms",
-        b->weight_step_ms, "arch_step_ms", b->arch_step_ms, "weight_p90_ms", b->weight_p90_ms, "arch_p90_ms",
-        b->arch_p90_ms, "images_per_s", b->images_per_s, "peak_rss_bytes", (json_int_t)b->peak_rss_bytes,
-        "planned_bytes", (json_int_t)b->planned_bytes, "groups_bytes", (json_int_t)b->groups_bytes, "input_bytes",
-        (json_int_t)b->input_bytes);
+    json_t *root =
+        json_pack("{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "network", b->network,
+                  "stage", b->stage, "batch", b->batch, "repeats", b->n_repeats, "nodes", (json_int_t)b->nodes,
+                  "weight_step_ms", b->weight_step_ms, "arch_step_ms", b->arch_step_ms, "weight_p90_ms",
+                  b->weight_p90_ms, "arch_p90_ms", b->arch_p90_ms, "images_per_s", b->images_per_s, "peak_rss_bytes",
+                  (json_int_t)b->peak_rss_bytes, "planned_bytes", (json_int_t)b->planned_bytes, "groups_bytes",
+                  (json_int_t)b->groups_bytes, "input_bytes", (json_int_t)b->input_bytes);
     if (root != NULL && b->has_ops) {
         (void)json_object_set_new(root, "peak",
                                   json_pack("{s:i, s:s, s:f, s:f, s:f}", "threads", b->peak.threads, "isa", b->peak.isa,
@@ -111,7 +113,8 @@ dass_status dass__cmd_bench(dass__opts *o)
     }
     DASS_TRY(dass__opts_config(o, NULL, &c));
     DASS_TRY(dass_bench_step_run(&c, o->stage != NULL ? o->stage : "dense", o->ops, &b));
-    if (o->json) return print_json(&b);
+    if (o->json)
+        return print_json(&b);
     print_text(&b);
     return DASS_OK;
 }

@@ -1,5 +1,5 @@
-/* `dass plan`: the sizes of a configuration, as one JSON object or as a table. Measures through the same graphs that the
- * commands run, by default on the backend that computes nothing.
+/* `dass plan`: the sizes of a configuration, as one JSON object or as a table. Measures through the same graphs that
+ * the commands run, by default on the backend that computes nothing.
  */
 #include <jansson.h>
 #include <stdio.h>
@@ -17,10 +17,10 @@ static json_t *stages_json(const dass_sizes *s)
     json_t *list = json_array();
     for (uint32_t i = 0; i < s->n_stages; ++i) {
         const dass_stage_size *t = &s->stage[i];
-        (void)json_array_append_new(
-            list, json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I}", "stage", t->stage, "task", t->task, "batch", t->batch,
-                            "nodes", (json_int_t)t->nodes, "peak_bytes", (json_int_t)t->peak_bytes, "bound_bytes",
-                            (json_int_t)t->bound_bytes, "sum_bytes", (json_int_t)t->sum_bytes));
+        (void)json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I}", "stage", t->stage, "task",
+                                                    t->task, "batch", t->batch, "nodes", (json_int_t)t->nodes,
+                                                    "peak_bytes", (json_int_t)t->peak_bytes, "bound_bytes",
+                                                    (json_int_t)t->bound_bytes, "sum_bytes", (json_int_t)t->sum_bytes));
     }
     return list;
 }
@@ -29,14 +29,15 @@ static dass_status print_json(const dass_sizes *s)
 {
     const dass_stage_size *big = &s->stage[s->largest];
     const dass_net_count *n = &s->count;
-    json_t *root = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:o}", "network",
-        s->network, "backend", s->backend, "weights", (json_int_t)n->weights, "params", (json_int_t)n->params, "unpruned",
-        (json_int_t)n->unpruned, "alphas", (json_int_t)n->alphas, "kept", (json_int_t)s->kept, "density", s->density,
-        "macs_per_image", (json_int_t)n->macs_per_image, "nodes_forward", (json_int_t)n->nodes_forward, "nodes_step",
-        (json_int_t)s->nodes_step, "peak_bytes", (json_int_t)big->peak_bytes, "bound_bytes", (json_int_t)big->bound_bytes,
-        "sum_bytes", (json_int_t)big->sum_bytes, "param_bytes", (json_int_t)s->param_bytes, "input_bytes",
-        (json_int_t)s->input_bytes, "batch", s->batch, "stages", stages_json(s));
+    json_t *root =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:o}",
+                  "network", s->network, "backend", s->backend, "weights", (json_int_t)n->weights, "params",
+                  (json_int_t)n->params, "unpruned", (json_int_t)n->unpruned, "alphas", (json_int_t)n->alphas, "kept",
+                  (json_int_t)s->kept, "density", s->density, "macs_per_image", (json_int_t)n->macs_per_image,
+                  "nodes_forward", (json_int_t)n->nodes_forward, "nodes_step", (json_int_t)s->nodes_step, "peak_bytes",
+                  (json_int_t)big->peak_bytes, "bound_bytes", (json_int_t)big->bound_bytes, "sum_bytes",
+                  (json_int_t)big->sum_bytes, "param_bytes", (json_int_t)s->param_bytes, "input_bytes",
+                  (json_int_t)s->input_bytes, "batch", s->batch, "stages", stages_json(s));
     const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;
     json_decref(root);
     (void)printf("\n");
@@ -49,7 +50,8 @@ static void print_table(const dass_sizes *s)
     (void)printf("%s on %s, batch %d\n", s->network, s->backend, s->batch);
     (void)printf("  %-16s %lld weights + %lld batch norm and biases = %lld\n", "parameters", (long long)n->weights,
                  (long long)n->unpruned, (long long)n->params);
-    if (s->supernet) (void)printf("  %-16s %lld\n", "alphas", (long long)n->alphas);
+    if (s->supernet)
+        (void)printf("  %-16s %lld\n", "alphas", (long long)n->alphas);
     (void)printf("  %-16s %lld weights at density %.4g\n", "kept", (long long)s->kept, s->density);
     (void)printf("  %-16s %lld multiply-accumulates per image\n", "work", (long long)n->macs_per_image);
     (void)printf("  %-16s %lld forward, %lld a step\n", "operations", (long long)n->nodes_forward,
@@ -66,7 +68,8 @@ static void print_table(const dass_sizes *s)
     (void)printf("\n  the largest values of %s %s\n  %10s  %-13s  %s\n", s->stage[s->largest].stage,
                  s->stage[s->largest].task, "MiB", "nodes alive", "made by, shape, name");
     for (uint32_t i = 0; i < s->n_big; ++i)
-        (void)printf("  %10.2f  %5u .. %5u  %s\n", mib(s->big[i].bytes), s->big[i].first, s->big[i].last, s->big[i].text);
+        (void)printf("  %10.2f  %5u .. %5u  %s\n", mib(s->big[i].bytes), s->big[i].first, s->big[i].last,
+                     s->big[i].text);
 }
 
 dass_status dass__cmd_plan(dass__opts *o)
@@ -75,7 +78,8 @@ dass_status dass__cmd_plan(dass__opts *o)
     static dass_sizes s;
     DASS_TRY(dass__opts_config(o, NULL, &c));
     DASS_TRY(dass_sizes_measure(&c, o->device != NULL ? o->device : "null", &s));
-    if (o->json) return print_json(&s);
+    if (o->json)
+        return print_json(&s);
     print_table(&s);
     return DASS_OK;
 }

@@ -1,4 +1,5 @@
-/* search, derive, train, prune, eval: options to run options, results to stdout. What the commands do is in src/train. */
+/* search, derive, train, prune, eval: options to run options, results to stdout. What the commands do is in src/train.
+ */
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,8 +15,12 @@ static const char *const prune_keys[] = {"net.", "train.", "prune.", "data.", "r
 
 static dass_run_options run_options(const dass__opts *o, const dass_config *c)
 {
-    return (dass_run_options){.config = c, .out_dir = o->out_dir, .build_id = dass__build_text(), .command = o->line,
-                              .guard = o->guard, .quiet = o->quiet};
+    return (dass_run_options){.config = c,
+                              .out_dir = o->out_dir,
+                              .build_id = dass__build_text(),
+                              .command = o->line,
+                              .guard = o->guard,
+                              .quiet = o->quiet};
 }
 
 static void warn_no_folder(const dass__opts *o)
@@ -29,7 +34,8 @@ static dass_status print_genotype(const dass_genotype *g)
     dass_arena *mem = NULL;
     DASS_TRY(dass_arena_make("genotype", &mem));
     const char *text = dass_genotype_print(g, mem);
-    if (text != NULL) (void)printf("%s\n", text);
+    if (text != NULL)
+        (void)printf("%s\n", text);
     dass_arena_free(mem);
     return text != NULL ? DASS_OK : DASS_NOMEM;
 }
@@ -82,7 +88,8 @@ static dass_status run_config(const dass__opts *o, const char *from, dass_config
     const int n_folder = slash != NULL ? (int)(slash - params.path) : 0;
     const int n = snprintf(path, sizeof path, "%.*s%sconfig.yaml", n_folder, params.path, slash != NULL ? "/" : "");
     const bool found = n > 0 && (size_t)n < sizeof path && stat(path, &sb) == 0;
-    if (!found) dass_log(DASS_LOG_WARN, "%s has no config.yaml beside it: the defaults apply", from);
+    if (!found)
+        dass_log(DASS_LOG_WARN, "%s has no config.yaml beside it: the defaults apply", from);
     DASS_TRY_TO(dass__opts_config(o, found ? path : NULL, c), st, out);
     DASS_TRY_TO(dass_run_adopt(c, &params), st, out);
     DASS_TRY_TO(dass_config_check(c), st, out);
@@ -107,8 +114,8 @@ dass_status dass__cmd_prune(dass__opts *o)
 static dass_status print_eval_json(const char *run, const dass_eval *e)
 {
     json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:I}", "run", run, "network",
-                             e->network, "state", e->state, "images", (json_int_t)e->n, "loss", e->loss, "top1", e->top1,
-                             "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept, "unpruned",
+                             e->network, "state", e->state, "images", (json_int_t)e->n, "loss", e->loss, "top1",
+                             e->top1, "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept, "unpruned",
                              (json_int_t)e->unpruned, "density", (double)e->kept / (double)e->weights, "macs",
                              (json_int_t)e->macs, "sparse_macs", (json_int_t)e->sparse_macs);
     const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;

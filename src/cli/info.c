@@ -43,12 +43,12 @@ static void cpu_features(char *buf, size_t n)
 {
     buf[0] = '\0';
 #if defined(__x86_64__)
-#define ADD(feature)                                                                      \
-    do {                                                                                  \
-        if (__builtin_cpu_supports(feature)) {                                            \
-            const size_t at = strlen(buf);                                                \
-            (void)snprintf(buf + at, n - at, "%s%s", at > 0 ? " " : "", feature);         \
-        }                                                                                 \
+#define ADD(feature)                                                              \
+    do {                                                                          \
+        if (__builtin_cpu_supports(feature)) {                                    \
+            const size_t at = strlen(buf);                                        \
+            (void)snprintf(buf + at, n - at, "%s%s", at > 0 ? " " : "", feature); \
+        }                                                                         \
     } while (0)
     __builtin_cpu_init();
     ADD("sse4.2");
@@ -70,12 +70,15 @@ static void cpu_name(char *buf, size_t n)
 {
     (void)snprintf(buf, n, "unknown");
     FILE *f = fopen("/proc/cpuinfo", "r");
-    if (f == NULL) return;
+    if (f == NULL)
+        return;
     char line[512];
     while (fgets(line, sizeof line, f) != NULL) {
-        if (strncmp(line, "model name", 10) != 0) continue;
+        if (strncmp(line, "model name", 10) != 0)
+            continue;
         const char *colon = strchr(line, ':');
-        if (colon != NULL) (void)snprintf(buf, n, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+        if (colon != NULL)
+            (void)snprintf(buf, n, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
         break;
     }
     (void)fclose(f);
@@ -84,7 +87,8 @@ static void cpu_name(char *buf, size_t n)
 static int cores(void)
 {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        return CPU_COUNT(&set);
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
@@ -96,7 +100,8 @@ static dass_status vector_set(char *buf, size_t n)
     dass_exec *e = NULL;
     const int32_t dim[4] = {1024, 1, 1, 1};
     dass_status st = dass_backend_open("host", NULL, &be);
-    if (st != DASS_OK) return st;
+    if (st != DASS_OK)
+        return st;
     DASS_TRY_TO(dass_graph_make(DASS_F32, &g), st, out);
     const dass_val x = dass_ref(g, "x", 1, 0, DASS_LAYOUT_FLAT, 1, dim);
     dass_place(g, dass_norm2(g, &x, 1), 2, 0);
@@ -120,11 +125,13 @@ typedef struct library {
 } library;
 
 static const library libraries[] = {
-    {"onednn", DASS_HAVE_ONEDNN, DASS_HAVE_ONEDNN ? "dense convolutions of the host backend"
-                                                  : "not in this build (not found, or ONEDNN=0): convolutions use our "
-                                                    "own code; `make setup` installs libdnnl-dev"},
-    {"mpi", false, DASS_HAVE_MPI ? "found when building, but this version does not use it: one process only"
-                                 : "not found when building; this version does not use it: one process only"},
+    {"onednn", DASS_HAVE_ONEDNN,
+     DASS_HAVE_ONEDNN ? "dense convolutions of the host backend"
+                      : "not in this build (not found, or ONEDNN=0): convolutions use our "
+                        "own code; `make setup` installs libdnnl-dev"},
+    {"mpi", false,
+     DASS_HAVE_MPI ? "found when building, but this version does not use it: one process only"
+                   : "not found when building; this version does not use it: one process only"},
 };
 
 static json_t *to_json(const char *cpu, const char *features, const char *vec)
@@ -156,7 +163,8 @@ dass_status dass__cmd_info(dass__opts *o)
     char vec[128];
     cpu_name(cpu, sizeof cpu);
     cpu_features(features, sizeof features);
-    if (vector_set(vec, sizeof vec) != DASS_OK) (void)snprintf(vec, sizeof vec, "none: %.100s", dass_error_text());
+    if (vector_set(vec, sizeof vec) != DASS_OK)
+        (void)snprintf(vec, sizeof vec, "none: %.100s", dass_error_text());
     if (o->json) {
         json_t *root = to_json(cpu, features, vec);
         const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT) != 0;

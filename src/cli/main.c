@@ -21,8 +21,8 @@ static const dass__command commands[] = {
     {"derive", "RUN", "genotype of a search, on stdout", 0, 1, 1, dass__cmd_derive},
     {"train", "", "train a genotype or a network of the zoo", OPT_RUN, 0, 0, dass__cmd_train},
     {"prune", "RUN", "learn the mask of a trained network, then train what it keeps", OPT_RUN, 1, 1, dass__cmd_prune},
-    {"eval", "RUN...", "test accuracy of trained and pruned networks", DASS__OPT_CONFIG | DASS__OPT_JSON | DASS__OPT_GUARD,
-     1, DASS__MAX_WORDS, dass__cmd_eval},
+    {"eval", "RUN...", "test accuracy of trained and pruned networks",
+     DASS__OPT_CONFIG | DASS__OPT_JSON | DASS__OPT_GUARD, 1, DASS__MAX_WORDS, dass__cmd_eval},
     {"bench", "step", "time of one search or training step",
      DASS__OPT_CONFIG | DASS__OPT_JSON | DASS__OPT_OPS | DASS__OPT_STAGE, 1, 1, dass__cmd_bench},
     {"help", "[COMMAND|config]", "this text, a command's options, or every setting", 0, 0, 1, cmd_help},
@@ -40,7 +40,8 @@ static dass_status cmd_help(dass__opts *o)
         return DASS_OK;
     }
     for (const dass__command *c = commands; c->name != NULL; ++c) {
-        if (strcmp(c->name, o->words[0]) != 0) continue;
+        if (strcmp(c->name, o->words[0]) != 0)
+            continue;
         dass__help(commands, c);
         return DASS_OK;
     }
@@ -55,7 +56,8 @@ static dass_status run(int argc, char **argv)
         dass__help(commands, o.command);
         return DASS_OK;
     }
-    if (o.quiet) dass_log_set_level(DASS_LOG_WARN);
+    if (o.quiet)
+        dass_log_set_level(DASS_LOG_WARN);
     DASS_TRY(o.command->run(&o));
     return DASS_OK;
 }
@@ -63,11 +65,13 @@ static dass_status run(int argc, char **argv)
 int main(int argc, char **argv)
 {
     dass_status st = run(argc, argv);
-    if (fflush(stdout) != 0 && st == DASS_OK) st = DASS_FAIL(DASS_IO, "standard output: %s", strerror(errno));
+    if (fflush(stdout) != 0 && st == DASS_OK)
+        st = DASS_FAIL(DASS_IO, "standard output: %s", strerror(errno));
     if (st != DASS_OK) {
         const char *text = dass_error_text();
         (void)fprintf(stderr, "dass: error: %s\n", text[0] != '\0' ? text : dass_status_text(st));
-        if (dass_log_get_level() >= DASS_LOG_DEBUG) (void)fprintf(stderr, "dass: debug: at %s\n", dass_error_where());
+        if (dass_log_get_level() >= DASS_LOG_DEBUG)
+            (void)fprintf(stderr, "dass: debug: at %s\n", dass_error_where());
     }
     exit(st);
 }

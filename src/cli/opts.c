@@ -1,5 +1,5 @@
-/* The command line: options, their nearest names, the order in which settings are layered, and the help that is made from
- * the same tables. Runs no command.
+/* The command line: options, their nearest names, the order in which settings are layered, and the help that is made
+ * from the same tables. Runs no command.
  */
 #include <stdio.h>
 #include <string.h>
@@ -47,7 +47,8 @@ static const struct {
 static dass_status fail_unknown(const char *what, const char *word, const char *const *names, size_t n)
 {
     const char *near = dass_nearest(word, names, n);
-    if (near != NULL) return DASS_FAIL(DASS_ARG, "unknown %s '%s' (did you mean '%s'?)", what, word, near);
+    if (near != NULL)
+        return DASS_FAIL(DASS_ARG, "unknown %s '%s' (did you mean '%s'?)", what, word, near);
     return DASS_FAIL(DASS_ARG, "unknown %s '%s'; `dass help` lists them", what, word);
 }
 
@@ -88,9 +89,11 @@ static dass_status find_option(const char *word, option_id *out, const char **va
 
 static dass_status add_set(dass__opts *o, const char *key, const char *value)
 {
-    if (o->n_sets == DASS__MAX_WORDS) return DASS_FAIL(DASS_ARG, "more than %d settings on one line", DASS__MAX_WORDS);
+    if (o->n_sets == DASS__MAX_WORDS)
+        return DASS_FAIL(DASS_ARG, "more than %d settings on one line", DASS__MAX_WORDS);
     const int n = snprintf(o->set_text[o->n_sets], sizeof(dass_text), "%s%s", key, value);
-    if (n < 0 || (size_t)n >= sizeof(dass_text)) return DASS_FAIL(DASS_ARG, "setting too long: %.60s...", value);
+    if (n < 0 || (size_t)n >= sizeof(dass_text))
+        return DASS_FAIL(DASS_ARG, "setting too long: %.60s...", value);
     o->sets[o->n_sets] = o->set_text[o->n_sets];
     o->n_sets++;
     return DASS_OK;
@@ -100,24 +103,46 @@ static dass_status apply_option(dass__opts *o, option_id id, const char *value)
 {
     switch (id) {
     case OPTION_CONFIG:
-        if (o->n_configs == DASS__MAX_WORDS) return DASS_FAIL(DASS_ARG, "-c more than %d times", DASS__MAX_WORDS);
+        if (o->n_configs == DASS__MAX_WORDS)
+            return DASS_FAIL(DASS_ARG, "-c more than %d times", DASS__MAX_WORDS);
         o->configs[o->n_configs++] = value;
         break;
-    case OPTION_SET: DASS_TRY(add_set(o, "", value)); break;
-    case OPTION_GENOTYPE: DASS_TRY(add_set(o, "net.genotype=", value)); break;
-    case OPTION_NET: DASS_TRY(add_set(o, "net.name=", value)); break;
+    case OPTION_SET:
+        DASS_TRY(add_set(o, "", value));
+        break;
+    case OPTION_GENOTYPE:
+        DASS_TRY(add_set(o, "net.genotype=", value));
+        break;
+    case OPTION_NET:
+        DASS_TRY(add_set(o, "net.name=", value));
+        break;
     case OPTION_DEVICE:
         o->device = value;
         DASS_TRY(add_set(o, "run.device=", value));
         break;
-    case OPTION_OUT: o->out_dir = value; break;
-    case OPTION_JSON: o->json = true; break;
-    case OPTION_OPS: o->ops = true; break;
-    case OPTION_STAGE: o->stage = value; break;
-    case OPTION_GUARD: o->guard = true; break;
-    case OPTION_QUIET: o->quiet = true; break;
-    case OPTION_HELP: o->help = true; break;
-    case N_OPTIONS: break;
+    case OPTION_OUT:
+        o->out_dir = value;
+        break;
+    case OPTION_JSON:
+        o->json = true;
+        break;
+    case OPTION_OPS:
+        o->ops = true;
+        break;
+    case OPTION_STAGE:
+        o->stage = value;
+        break;
+    case OPTION_GUARD:
+        o->guard = true;
+        break;
+    case OPTION_QUIET:
+        o->quiet = true;
+        break;
+    case OPTION_HELP:
+        o->help = true;
+        break;
+    case N_OPTIONS:
+        break;
     }
     return DASS_OK;
 }
@@ -128,12 +153,15 @@ static dass_status parse_option(int argc, char **argv, int *i, dass__opts *o)
     option_id id = N_OPTIONS;
     const char *value = NULL;
     DASS_TRY(find_option(argv[*i], &id, &value));
-    if (table[id].value == NULL && value != NULL) return DASS_FAIL(DASS_ARG, "%s takes no value", table[id].name);
+    if (table[id].value == NULL && value != NULL)
+        return DASS_FAIL(DASS_ARG, "%s takes no value", table[id].name);
     if (table[id].value != NULL && value == NULL) {
-        if (*i + 1 >= argc) return DASS_FAIL(DASS_ARG, "%s needs %s", argv[*i], table[id].value);
+        if (*i + 1 >= argc)
+            return DASS_FAIL(DASS_ARG, "%s needs %s", argv[*i], table[id].value);
         value = argv[++*i];
     }
-    if (table[id].value != NULL && value[0] == '\0') return DASS_FAIL(DASS_ARG, "%s: empty", table[id].name);
+    if (table[id].value != NULL && value[0] == '\0')
+        return DASS_FAIL(DASS_ARG, "%s: empty", table[id].name);
     if (table[id].bit != 0 && o->command != NULL && !(o->command->options & table[id].bit))
         return DASS_FAIL(DASS_ARG, "dass %s takes no %s; `dass help %s` lists its options", o->command->name,
                          table[id].name, o->command->name);
@@ -145,11 +173,13 @@ static void keep_line(int argc, char **argv, dass__opts *o)
     size_t at = 0;
     for (int i = 0; i < argc && at + 1 < sizeof o->line; ++i) {
         const int n = snprintf(o->line + at, sizeof o->line - at, "%s%s", i > 0 ? " " : "", i > 0 ? argv[i] : "dass");
-        if (n < 0) break;
+        if (n < 0)
+            break;
         at += (size_t)n;
     }
     for (char *p = o->line; *p != '\0'; ++p) /* it becomes a comment of one line */
-        if ((unsigned char)*p < ' ') *p = ' ';
+        if ((unsigned char)*p < ' ')
+            *p = ' ';
 }
 
 dass_status dass__opts_parse(int argc, char **argv, const dass__command *commands, dass__opts *o)
@@ -167,12 +197,13 @@ dass_status dass__opts_parse(int argc, char **argv, const dass__command *command
             DASS_TRY(find_command(word, commands, &o->command));
         } else {
             if (o->n_words == o->command->max_words)
-                return DASS_FAIL(DASS_ARG, "dass %s: '%s' is one argument too many; usage: dass %s %s", o->command->name,
-                                 word, o->command->name, o->command->args);
+                return DASS_FAIL(DASS_ARG, "dass %s: '%s' is one argument too many; usage: dass %s %s",
+                                 o->command->name, word, o->command->name, o->command->args);
             o->words[o->n_words++] = word;
         }
     }
-    if (o->command == NULL || o->help) return DASS_OK;
+    if (o->command == NULL || o->help)
+        return DASS_OK;
     if (o->n_words < o->command->min_words)
         return DASS_FAIL(DASS_ARG, "dass %s: what? usage: dass %s %s", o->command->name, o->command->name,
                          o->command->args);
@@ -182,9 +213,12 @@ dass_status dass__opts_parse(int argc, char **argv, const dass__command *command
 dass_status dass__opts_config(const dass__opts *o, const char *run_config, dass_config *c)
 {
     dass_config_defaults(c);
-    if (run_config != NULL) DASS_TRY(dass_config_read(c, run_config));
-    for (int i = 0; i < o->n_configs; ++i) DASS_TRY(dass_config_read(c, o->configs[i]));
-    for (int i = 0; i < o->n_sets; ++i) DASS_TRY(dass_config_set(c, o->sets[i], "command line"));
+    if (run_config != NULL)
+        DASS_TRY(dass_config_read(c, run_config));
+    for (int i = 0; i < o->n_configs; ++i)
+        DASS_TRY(dass_config_read(c, o->configs[i]));
+    for (int i = 0; i < o->n_sets; ++i)
+        DASS_TRY(dass_config_set(c, o->sets[i], "command line"));
     return DASS_OK;
 }
 
@@ -192,14 +226,18 @@ dass_status dass__opts_config(const dass__opts *o, const char *run_config, dass_
 
 void dass__opts_box(const dass__opts *o, const dass_config *c, const char *const *prefixes)
 {
-    if (o->quiet) return;
+    if (o->quiet)
+        return;
     static const char rule[] = "----------------------------------------------------------------";
-    (void)fprintf(stderr, "dass %s | %s\n+%.27s+%.36s+%.30s+\n", o->command->name, dass__build_text(), rule, rule, rule);
+    (void)fprintf(stderr, "dass %s | %s\n+%.27s+%.36s+%.30s+\n", o->command->name, dass__build_text(), rule, rule,
+                  rule);
     for (dass_config_key k = 0; k < DASS_N_KEYS; ++k) {
         const char *name = dass_config_key_name(k);
         bool shown = false;
-        for (size_t i = 0; prefixes[i] != NULL; ++i) shown |= strncmp(name, prefixes[i], strlen(prefixes[i])) == 0;
-        if (!shown) continue;
+        for (size_t i = 0; prefixes[i] != NULL; ++i)
+            shown |= strncmp(name, prefixes[i], strlen(prefixes[i])) == 0;
+        if (!shown)
+            continue;
         char value[2 * DASS_TEXT_MAX];
         dass_config_print(c, k, value, sizeof value);
         (void)fprintf(stderr, "| %-25s | %-34s | %-28s |\n", name, value, c->origin[k]);
@@ -222,8 +260,10 @@ void dass__help(const dass__command *commands, const dass__command *one)
         (void)printf("usage: dass %s %s%s[options]\n\n%s\n\noptions\n", one->name, one->args,
                      one->args[0] != '\0' ? " " : "", one->help);
         for (int i = 0; i < N_OPTIONS; ++i)
-            if (table[i].bit == 0 || (table[i].bit & one->options)) print_option(i);
-        if (one->options & DASS__OPT_CONFIG) (void)printf("\n`dass help config` lists the settings.\n");
+            if (table[i].bit == 0 || (table[i].bit & one->options))
+                print_option(i);
+        if (one->options & DASS__OPT_CONFIG)
+            (void)printf("\n`dass help config` lists the settings.\n");
         return;
     }
     (void)printf("usage: dass <command> [options]\n\ncommands\n");
@@ -233,10 +273,12 @@ void dass__help(const dass__command *commands, const dass__command *one)
         (void)printf("  %-24s %s\n", left, c->help);
     }
     (void)printf("\noptions (not every command takes all: dass help COMMAND)\n");
-    for (int i = 0; i < N_OPTIONS; ++i) print_option(i);
-    (void)printf("\nRUN is a folder that search, train or prune made with -o. Results go to stdout, everything else to\n"
-                 "stderr. The exit code is the status: 0 success, 1 internal, 2 argument, 3 configuration, 4 input or\n"
-                 "output, 5 malformed file, 6 memory, 7 device, 8 not supported, 9 numerical, 10 communication.\n");
+    for (int i = 0; i < N_OPTIONS; ++i)
+        print_option(i);
+    (void)printf(
+        "\nRUN is a folder that search, train or prune made with -o. Results go to stdout, everything else to\n"
+        "stderr. The exit code is the status: 0 success, 1 internal, 2 argument, 3 configuration, 4 input or\n"
+        "output, 5 malformed file, 6 memory, 7 device, 8 not supported, 9 numerical, 10 communication.\n");
 }
 
 void dass__help_config(void)

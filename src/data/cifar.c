@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "dass/data.h"
+#include "dass/mem.h"
 #include "reader.h"
 
 #define N_TRAIN_FILES 5
@@ -17,9 +18,11 @@ static const char HINT[] = "download the binary version of CIFAR-10 (cifar-10-bi
 /* Make room for one more image, doubling. */
 static dass_status reserve(dass_part *p, int64_t *capacity, size_t image_bytes)
 {
-    if (p->n < *capacity) return DASS_OK;
+    if (p->n < *capacity)
+        return DASS_OK;
     const int64_t more = *capacity == 0 ? 1024 : 2 * *capacity;
-    if (more > INT32_MAX) return DASS_FAIL(DASS_FORMAT, "more than 2^30 images in one data set");
+    if (more > INT32_MAX)
+        return DASS_FAIL(DASS_FORMAT, "more than 2^30 images in one data set");
     size_t old_bytes = 0, new_bytes = 0;
     void *block = p->images;
     DASS_TRY(dass_mem_mul((size_t)*capacity, image_bytes, "images", &old_bytes));
@@ -46,20 +49,23 @@ static dass_status read_records(dass__reader *r, int64_t limit, const dass_datas
         size_t got = 0;
         DASS_TRY(dass__reader_some(r, record, record_bytes, &got));
         if (got == 0) {
-            if (at == 0) return DASS_FAIL(DASS_FORMAT, "%s: byte 0: the file is empty", dass__reader_path(r));
+            if (at == 0)
+                return DASS_FAIL(DASS_FORMAT, "%s: byte 0: the file is empty", dass__reader_path(r));
             return DASS_OK;
         }
         if (got != record_bytes)
-            return DASS_FAIL(DASS_FORMAT, "%s: ends at byte %lld, inside the record that begins at byte %lld (%zu of "
-                             "%zu bytes): the file is truncated, fetch it again", dass__reader_path(r),
-                             at + (long long)got, at, got, record_bytes);
+            return DASS_FAIL(DASS_FORMAT,
+                             "%s: ends at byte %lld, inside the record that begins at byte %lld (%zu of "
+                             "%zu bytes): the file is truncated, fetch it again",
+                             dass__reader_path(r), at + (long long)got, at, got, record_bytes);
         if (record[0] >= d->classes)
             return DASS_FAIL(DASS_FORMAT, "%s: byte %lld: label %u, %s has classes 0 to %d", dass__reader_path(r), at,
                              record[0], d->name, d->classes - 1);
         DASS_TRY(reserve(p, capacity, plane * n_c));
         uint8_t *dst = p->images + (size_t)p->n * plane * n_c;
         for (size_t c = 0; c < n_c; ++c)
-            for (size_t i = 0; i < plane; ++i) dst[i * n_c + c] = record[1 + c * plane + i];
+            for (size_t i = 0; i < plane; ++i)
+                dst[i * n_c + c] = record[1 + c * plane + i];
         p->labels[p->n++] = record[0];
     }
     return DASS_OK;
@@ -85,7 +91,8 @@ dass_status dass_cifar_load(const char *path, int64_t limit, int64_t test_limit,
     const int n = snprintf(folder, sizeof folder, "%s/cifar-10-batches-bin", path);
     if (n < 0 || (size_t)n >= sizeof folder)
         return DASS_FAIL(DASS_ARG, "data.path of %zu characters is too long", strlen(path));
-    if (stat(folder, &sb) == 0 && S_ISDIR(sb.st_mode)) path = folder;
+    if (stat(folder, &sb) == 0 && S_ISDIR(sb.st_mode))
+        path = folder;
 
     int64_t capacity = 0;
     for (int i = 1; i <= N_TRAIN_FILES && (limit == 0 || d->train.n < limit); ++i) {

@@ -1,7 +1,10 @@
 /* Data sets: which there are, what is constant about them, loading by name, the random one, and the split. Files are
- * read by idx.c and cifar.c, batches are made by source.c. Invariant: a loaded part has n > 0 images with labels in range.
+ * read by idx.c and cifar.c, batches are made by source.c. Invariant: a loaded part has n > 0 images with labels in
+ * range.
  */
 #include "dass/data.h"
+#include "dass/mem.h"
+#include "dass/rng.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,9 +27,10 @@ dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out)
 {
     memset(out, 0, sizeof *out);
     for (size_t i = 0; i < sizeof known / sizeof *known; ++i) {
-        if (strcmp(c->data_name, known[i].name) != 0) continue;
-        *out = (dass_dataset){.name = known[i].name, .h = known[i].h, .w = known[i].w, .c = known[i].c,
-                              .classes = known[i].classes};
+        if (strcmp(c->data_name, known[i].name) != 0)
+            continue;
+        *out = (dass_dataset){
+            .name = known[i].name, .h = known[i].h, .w = known[i].w, .c = known[i].c, .classes = known[i].classes};
         memcpy(out->mean, known[i].mean, sizeof out->mean);
         memcpy(out->std, known[i].std, sizeof out->std);
         return DASS_OK;
@@ -40,8 +44,11 @@ dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out)
     if (c->net_image < 1 || c->net_image > 4096 || c->net_classes < 2 || c->net_classes > 100000)
         return DASS_FAIL(DASS_CONFIG, "net.image %lld or net.classes %lld is out of range for random images",
                          (long long)c->net_image, (long long)c->net_classes);
-    *out = (dass_dataset){.name = "random", .h = (int32_t)c->net_image, .w = (int32_t)c->net_image,
-                          .c = (int32_t)c->net_in_channels, .classes = (int32_t)c->net_classes};
+    *out = (dass_dataset){.name = "random",
+                          .h = (int32_t)c->net_image,
+                          .w = (int32_t)c->net_image,
+                          .c = (int32_t)c->net_in_channels,
+                          .classes = (int32_t)c->net_classes};
     for (int i = 0; i < DASS_MAX_IMAGE_CHANNELS; ++i) {
         out->mean[i] = 0.5;
         out->std[i] = 0.29;
@@ -64,7 +71,8 @@ dass_status dass_dataset_load(const dass_config *c, dass_dataset **out)
     else
         st = dass_random_load((uint64_t)c->run_seed, c->data_limit > 0 ? c->data_limit : RANDOM_TRAIN,
                               c->data_test_limit > 0 ? c->data_test_limit : RANDOM_TEST, d);
-    if (st != DASS_OK) goto fail;
+    if (st != DASS_OK)
+        goto fail;
     *out = d;
     return DASS_OK;
 fail:
@@ -74,7 +82,8 @@ fail:
 
 void dass_dataset_free(dass_dataset *d)
 {
-    if (d == NULL) return;
+    if (d == NULL)
+        return;
     dass_mem_free(d->train.images);
     dass_mem_free(d->train.labels);
     dass_mem_free(d->test.images);
@@ -85,7 +94,8 @@ void dass_dataset_free(dass_dataset *d)
 static dass_status check_key(const dass_dataset *d, const dass_config *c, dass_config_key key, int64_t value,
                              int64_t want)
 {
-    if (value == want) return DASS_OK;
+    if (value == want)
+        return DASS_OK;
     return DASS_FAIL(DASS_CONFIG, "%s: %s: %lld does not fit data.name %s, which needs %lld", c->origin[key],
                      dass_config_key_name(key), (long long)value, d->name, (long long)want);
 }
@@ -109,7 +119,8 @@ dass_status dass_dataset_fit(dass_config *c)
     dass_text origin;
     (void)snprintf(origin, sizeof origin, "data.name %s", d.name);
     for (size_t i = 0; i < sizeof fit / sizeof *fit; ++i) {
-        if (strcmp(c->origin[fit[i].key], "default") != 0) continue;
+        if (strcmp(c->origin[fit[i].key], "default") != 0)
+            continue;
         char text[64];
         (void)snprintf(text, sizeof text, "%s=%d", dass_config_key_name(fit[i].key), fit[i].value);
         DASS_TRY(dass_config_set(c, text, origin));
@@ -170,7 +181,8 @@ dass_status dass_data_split(int64_t n, double part, uint64_t seed, int32_t **ind
     void *block = NULL;
     DASS_TRY(dass_mem_alloc((size_t)n * sizeof(int32_t), "split", &block));
     int32_t *p = block;
-    for (int64_t i = 0; i < n; ++i) p[i] = (int32_t)i;
+    for (int64_t i = 0; i < n; ++i)
+        p[i] = (int32_t)i;
     dass_rng r = dass_rng_make(seed, DASS_RNG_SPLIT, dass_name_hash("split"), 0);
     for (int64_t i = n - 1; i > 0; --i) {
         const uint32_t j = dass_rng_below(&r, (uint32_t)i + 1);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "dass/data.h"
+#include "dass/mem.h"
 #include "reader.h"
 
 /* No deflate or realistic xz stream of images expands more than this; a header that promises more is damaged. */
@@ -38,8 +39,10 @@ static dass_status read_header(dass__reader *r, int rank, uint32_t *size)
         total *= size[i];
     }
     if (total / MAX_EXPANSION > dass__reader_file_bytes(r))
-        return DASS_FAIL(DASS_FORMAT, "%s: byte 4: the header announces %lld bytes, which a file of %lld bytes cannot "
-                         "hold", dass__reader_path(r), (long long)total, (long long)dass__reader_file_bytes(r));
+        return DASS_FAIL(DASS_FORMAT,
+                         "%s: byte 4: the header announces %lld bytes, which a file of %lld bytes cannot "
+                         "hold",
+                         dass__reader_path(r), (long long)total, (long long)dass__reader_file_bytes(r));
     return DASS_OK;
 }
 
@@ -57,7 +60,8 @@ static dass_status read_images(dass__reader *r, int64_t limit, const dass_datase
     DASS_TRY(dass_mem_alloc(bytes, "images", &block));
     p->images = block;
     DASS_TRY(dass__reader_exact(r, p->images, bytes, "the images"));
-    if (p->n == size[0]) DASS_TRY(dass__reader_end(r));
+    if (p->n == size[0])
+        DASS_TRY(dass__reader_end(r));
     return DASS_OK;
 }
 
@@ -85,7 +89,8 @@ static dass_status read_labels(dass__reader *r, const dass_dataset *d, dass_part
             p->labels[at + (int64_t)i] = chunk[i];
         }
     }
-    if (p->n == size[0]) DASS_TRY(dass__reader_end(r));
+    if (p->n == size[0])
+        DASS_TRY(dass__reader_end(r));
     return DASS_OK;
 }
 

@@ -1,5 +1,6 @@
 /* Sequential reading of plain, gzip and xz files: zlib and liblzma behind one interface. Not a general input layer:
- * no seeking, no writing. Invariant: offsets count bytes of the decompressed stream, and an error names file and offset.
+ * no seeking, no writing. Invariant: offsets count bytes of the decompressed stream, and an error names file and
+ * offset.
  */
 #include "reader.h"
 
@@ -36,7 +37,8 @@ static dass_status find_file(const char *path, const char *hint, dass__reader *r
             return DASS_FAIL(DASS_ARG, "path of %zu characters is too long: %.60s...", strlen(path), path);
         struct stat sb;
         if (stat(r->path, &sb) == 0) {
-            if (!S_ISREG(sb.st_mode)) return DASS_FAIL(DASS_IO, "%s is not a regular file", r->path);
+            if (!S_ISREG(sb.st_mode))
+                return DASS_FAIL(DASS_IO, "%s is not a regular file", r->path);
             r->file_bytes = sb.st_size;
             return DASS_OK;
         }
@@ -49,7 +51,8 @@ static dass_status find_file(const char *path, const char *hint, dass__reader *r
 static dass_status open_xz(dass__reader *r)
 {
     r->xz = fopen(r->path, "rb");
-    if (r->xz == NULL) return DASS_FAIL(DASS_IO, "%s: %s", r->path, strerror(errno));
+    if (r->xz == NULL)
+        return DASS_FAIL(DASS_IO, "%s: %s", r->path, strerror(errno));
     r->lz = (lzma_stream)LZMA_STREAM_INIT;
     if (lzma_stream_decoder(&r->lz, LZMA_MEMORY, LZMA_CONCATENATED) != LZMA_OK)
         return DASS_FAIL(DASS_NOMEM, "%s: no memory for the xz decoder", r->path);
@@ -94,10 +97,14 @@ fail:
 
 void dass__reader_close(dass__reader *r)
 {
-    if (r == NULL) return;
-    if (r->gz != NULL) (void)gzclose_r(r->gz);
-    if (r->lz_ready) lzma_end(&r->lz);
-    if (r->xz != NULL) (void)fclose(r->xz);
+    if (r == NULL)
+        return;
+    if (r->gz != NULL)
+        (void)gzclose_r(r->gz);
+    if (r->lz_ready)
+        lzma_end(&r->lz);
+    if (r->xz != NULL)
+        (void)fclose(r->xz);
     dass_mem_free(r);
 }
 
@@ -129,11 +136,15 @@ static dass_status some_gz(dass__reader *r, uint8_t *dst, size_t bytes, size_t *
         int code = Z_OK;
         const char *text = gzerror(r->gz, &code);
         const long long at = (long long)(r->offset + (int64_t)*got);
-        if (code == Z_ERRNO) return DASS_FAIL(DASS_IO, "%s: read failed at byte %lld: %s", r->path, at, strerror(errno));
-        if (code == Z_MEM_ERROR) return DASS_FAIL(DASS_NOMEM, "%s: no memory for zlib", r->path);
+        if (code == Z_ERRNO)
+            return DASS_FAIL(DASS_IO, "%s: read failed at byte %lld: %s", r->path, at, strerror(errno));
+        if (code == Z_MEM_ERROR)
+            return DASS_FAIL(DASS_NOMEM, "%s: no memory for zlib", r->path);
         if (n < 0 || code == Z_BUF_ERROR)
-            return DASS_FAIL(DASS_FORMAT, "%s: damaged or truncated gzip stream at byte %lld of its content (%s): "
-                             "fetch the file again", r->path, at, text);
+            return DASS_FAIL(DASS_FORMAT,
+                             "%s: damaged or truncated gzip stream at byte %lld of its content (%s): "
+                             "fetch the file again",
+                             r->path, at, text);
         break;
     }
     return DASS_OK;
@@ -147,7 +158,8 @@ static dass_status some_xz(dass__reader *r, uint8_t *dst, size_t bytes, size_t *
         if (r->lz.avail_in == 0 && !feof(r->xz)) {
             r->lz.next_in = r->in;
             r->lz.avail_in = fread(r->in, 1, IN_BYTES, r->xz);
-            if (ferror(r->xz)) return DASS_FAIL(DASS_IO, "%s: read failed: %s", r->path, strerror(errno));
+            if (ferror(r->xz))
+                return DASS_FAIL(DASS_IO, "%s: read failed: %s", r->path, strerror(errno));
         }
         const lzma_ret ret = lzma_code(&r->lz, feof(r->xz) ? LZMA_FINISH : LZMA_RUN);
         if (ret == LZMA_STREAM_END) {
@@ -157,8 +169,10 @@ static dass_status some_xz(dass__reader *r, uint8_t *dst, size_t bytes, size_t *
             if (ret == LZMA_MEM_ERROR || ret == LZMA_MEMLIMIT_ERROR)
                 return DASS_FAIL(DASS_NOMEM, "%s: the xz stream wants more than %llu MiB", r->path,
                                  (unsigned long long)(LZMA_MEMORY >> 20));
-            return DASS_FAIL(DASS_FORMAT, "%s: damaged or truncated xz stream at byte %lld of its content (liblzma "
-                             "code %d): fetch the file again", r->path, at, (int)ret);
+            return DASS_FAIL(DASS_FORMAT,
+                             "%s: damaged or truncated xz stream at byte %lld of its content (liblzma "
+                             "code %d): fetch the file again",
+                             r->path, at, (int)ret);
         }
     }
     *got = bytes - r->lz.avail_out;
@@ -181,8 +195,10 @@ dass_status dass__reader_exact(dass__reader *r, void *dst, size_t bytes, const c
     size_t got = 0;
     DASS_TRY(dass__reader_some(r, dst, bytes, &got));
     if (got != bytes)
-        return DASS_FAIL(DASS_FORMAT, "%s: ends at byte %lld, inside %s (%zu of %zu bytes): the file is truncated, "
-                         "fetch it again", r->path, (long long)r->offset, what, got, bytes);
+        return DASS_FAIL(DASS_FORMAT,
+                         "%s: ends at byte %lld, inside %s (%zu of %zu bytes): the file is truncated, "
+                         "fetch it again",
+                         r->path, (long long)r->offset, what, got, bytes);
     return DASS_OK;
 }
 

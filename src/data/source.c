@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "dass/data.h"
+#include "dass/mem.h"
+#include "dass/rng.h"
 
 struct dass_source {
     const dass_dataset *data;
@@ -38,12 +40,15 @@ dass_status dass_source_make(const dass_dataset *d, const dass_part *part, const
                              const dass_source_options *opt, dass_source **out)
 {
     *out = NULL;
-    if (opt->batch < 1) return DASS_FAIL(DASS_ARG, "%s: batch of %d images", opt->name, opt->batch);
+    if (opt->batch < 1)
+        return DASS_FAIL(DASS_ARG, "%s: batch of %d images", opt->name, opt->batch);
     if (index == NULL && n > part->n)
         return DASS_FAIL(DASS_ARG, "%s: %lld of %lld images", opt->name, (long long)n, (long long)part->n);
     if (n < 1 || (!opt->pad_last && n < opt->batch))
-        return DASS_FAIL(DASS_CONFIG, "%s: %lld images do not fill one batch of %d: use a smaller train.batch or more "
-                         "images (data.limit, search.train_part)", opt->name, (long long)n, opt->batch);
+        return DASS_FAIL(DASS_CONFIG,
+                         "%s: %lld images do not fill one batch of %d: use a smaller train.batch or more "
+                         "images (data.limit, search.train_part)",
+                         opt->name, (long long)n, opt->batch);
     for (int64_t i = 0; index != NULL && i < n; ++i)
         if (index[i] < 0 || index[i] >= part->n)
             return DASS_FAIL(DASS_ARG, "%s: entry %lld is sample %d of %lld", opt->name, (long long)i, index[i],
@@ -74,7 +79,8 @@ fail:
 
 void dass_source_free(dass_source *s)
 {
-    if (s == NULL) return;
+    if (s == NULL)
+        return;
     dass_mem_free(s->order);
     dass_mem_free(s->labels);
     dass_mem_free(s->samples);
@@ -95,9 +101,11 @@ int64_t dass_source_samples(const dass_source *s)
 /* Fisher-Yates from the order of `index`, so that a pass does not depend on the one before. */
 static void begin_pass(dass_source *s)
 {
-    for (int64_t i = 0; i < s->n; ++i) s->order[i] = s->index != NULL ? s->index[i] : (int32_t)i;
+    for (int64_t i = 0; i < s->n; ++i)
+        s->order[i] = s->index != NULL ? s->index[i] : (int32_t)i;
     s->at = 0;
-    if (!s->opt.shuffle) return;
+    if (!s->opt.shuffle)
+        return;
     const uint64_t stream = dass_name_hash(s->opt.name) + s->pass * UINT64_C(0x9E3779B97F4A7C15);
     dass_rng r = dass_rng_make(s->opt.seed, DASS_RNG_SHUFFLE, stream, s->epoch);
     for (int64_t i = s->n - 1; i > 0; --i) {
@@ -132,15 +140,11 @@ dass_status dass_source_next(dass_source *s, dass_batch *out)
         s->samples[i] = sample;
     }
     s->at += valid;
-    *out = (dass_batch){.images = s->images, .labels = s->labels, .samples = s->samples, .rows = s->opt.batch,
+    *out = (dass_batch){.images = s->images,
+                        .labels = s->labels,
+                        .samples = s->samples,
+                        .image_bytes = bytes,
+                        .rows = s->opt.batch,
                         .valid = valid};
-    return DASS_OK;
-}
-
-dass_status dass_batch_write(const dass_dataset *d, const dass_batch *b, dass_store *s)
-{
-    DASS_TRY(dass_store_write(s, DASS_BUF_IMAGES, b->images, (size_t)b->rows * image_bytes(d)));
-    DASS_TRY(dass_store_write(s, DASS_BUF_LABELS, b->labels, (size_t)b->rows * sizeof(int32_t)));
-    DASS_TRY(dass_store_write(s, DASS_BUF_SAMPLES, b->samples, (size_t)b->rows * sizeof(int32_t)));
     return DASS_OK;
 }

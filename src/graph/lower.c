@@ -228,6 +228,17 @@ static void map_refs(lowering *l, dass_node n)
     }
 }
 
+/* References that nobody reads stay too: their gradient is zero, and the gradient pass must know of them. Stale ones only
+ * named the place of a write. */
+static void map_unread(lowering *l)
+{
+    for (dass_val v = 1; v < l->g->n_vals; v++) {
+        const dass_value *x = &l->g->vals[v];
+        if (!l->map[v] && x->def == 0 && x->version == l->g->priv->buf_version[x->buf])
+            l->map[v] = dass_ref_typed(l->out, x->name, x->dtype, x->buf, x->offset, x->layout, x->rank, x->dim);
+    }
+}
+
 /* Counting sort of (value, user) pairs: users of v are users[first_user[v]] ... users[first_user[v + 1] - 1]. */
 static void count_users(lowering *l)
 {
@@ -279,6 +290,7 @@ dass_status dass_graph_lower(const dass_graph *g, unsigned passes, bool (*can)(v
         copy_places(&l, n);
     }
     dass_graph_scope(l.out, NULL);
+    map_unread(&l);
     for (uint32_t i = 0; i < n_keep; i++)
         keep[i] = l.map[keep[i]];
     st = l.out->status;

@@ -51,23 +51,28 @@ static void stats_item(const dass_host *h, const norm_impl *m, int64_t i)
     h->vec->norm_stats(x, dass__item_len(it, i), it->period, shift, s, s + it->period);
 }
 
-/* Mean and 1/sqrt(var + eps) of a channel from its shifted sums per item (Chan, Golub and LeVeque 1983). */
+/* Mean and 1/sqrt(var + eps) of a channel from its shifted sums per item: the mean first, then the squares about it from
+ * those about each item's own mean (Chan, Golub and LeVeque 1983). */
 static void stats_channel(const norm_impl *m, int32_t c, double eps, float *mean, float *rstd)
 {
     const dass__items *it = &m->it;
-    double n = 0;
-    double mu = 0;
+    const double n = (double)it->n_pix;
+    double sum = 0;
+    for (int64_t i = 0; i < it->count; i++) {
+        const double *s = part_of(m, i);
+        const float *shift = (const float *)(s + 2 * it->period);
+        sum += fold(s, it, c) + (double)(dass__item_len(it, i) / it->c) * (double)shift[c];
+    }
+    const double mu = sum / n;
     double m2 = 0;
     for (int64_t i = 0; i < it->count; i++) {
         const double *s = part_of(m, i);
         const float *shift = (const float *)(s + 2 * it->period);
         const double n_i = (double)(dass__item_len(it, i) / it->c);
-        const double s_i = fold(s, it, c);
-        const double q_i = fold(s + it->period, it, c) - s_i * s_i / n_i;
-        const double delta = (double)shift[c] + s_i / n_i - mu;
-        n += n_i;
-        mu += delta * n_i / n;
-        m2 += (q_i > 0 || isnan(q_i) ? q_i : 0) + delta * delta * (n - n_i) * n_i / n;
+        const double about = fold(s, it, c) / n_i; /* the item's mean, seen from the shift */
+        const double own = fold(s + it->period, it, c) - about * about * n_i;
+        const double delta = (double)shift[c] + about - mu;
+        m2 += (own < 0 ? 0 : own) + delta * delta * n_i;
     }
     mean[c] = (float)mu;
     rstd[c] = (float)(1 / sqrt(m2 / n + eps));
@@ -78,13 +83,9 @@ static dass_status run_stats(dass_backend *be, void *impl)
     const dass_host *h = (const dass_host *)be;
     const norm_impl *m = impl;
     const double eps = m->head.g->nodes[m->head.n].attr.bn.eps;
-#pragma omp parallel num_threads(h->n_threads)
-    {
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < m->it.count; i++) stats_item(h, m, i);
-#pragma omp for schedule(static)
-        for (int32_t c = 0; c < m->it.c; c++) stats_channel(m, c, eps, arg_out(m, 0), arg_out(m, 1));
-    }
+#pragma omp parallel for schedule(static) num_threads(h->n_threads)
+    for (int64_t i = 0; i < m->it.count; i++) stats_item(h, m, i);
+    for (int32_t c = 0; c < m->it.c; c++) stats_channel(m, c, eps, arg_out(m, 0), arg_out(m, 1));
     return DASS_OK;
 }
 

@@ -192,6 +192,8 @@ static bool fits_sum(const dass_host *h, const dass_graph *g, dass_node n)
 
 /* ---- gradient of wsum ------------------------------------------------------------------------------------------ */
 
+#define FOLD_ALONE 262144 /* bytes of partial sums that one thread adds up in about the time of a barrier */
+
 /* What one term of wsum_bwd needs and writes. */
 typedef struct bwd_term {
     uint32_t in, out; /* first of its inputs and outputs */
@@ -316,17 +318,15 @@ static dass_status run_bwd(dass_backend *be, void *impl)
     }
     const dass__v_sum_bwd a = {
         .d_y = m->head.arg[0], .x = m->x, .mean = ws.mean, .n_x = m->n_x, .period = it->period};
-#pragma omp parallel num_threads(h->n_threads)
-    {
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < it->count; i++) {
-            float *s = bwd_part(m, &ws, i);
-            memset(s, 0, m->part);
-            h->vec->sum_bwd(&a, i * it->step, dass__item_len(it, i), s, s + it->period);
-        }
-#pragma omp for schedule(static)
-        for (int32_t r = 0; r < m->n_x + 1; r++) bwd_fold(m, &ws, r);
+#pragma omp parallel for schedule(static) num_threads(h->n_threads)
+    for (int64_t i = 0; i < it->count; i++) {
+        float *s = bwd_part(m, &ws, i);
+        memset(s, 0, m->part);
+        h->vec->sum_bwd(&a, i * it->step, dass__item_len(it, i), s, s + it->period);
     }
+    /* a second start of the threads pays only for long sums */
+#pragma omp parallel for schedule(static) num_threads(h->n_threads) if ((size_t)it->count * m->part >= FOLD_ALONE)
+    for (int32_t r = 0; r < m->n_x + 1; r++) bwd_fold(m, &ws, r);
     bwd_finish(m, &ws, (double *)ws.parts); /* the partial sums are done with */
     return DASS_OK;
 }

@@ -1,8 +1,8 @@
 /* Vector loops of the n-ary sums: many tensors are read once, one is written once.
  *
  * A block of the output stays in the first-level cache while groups of streams are added to it, so the only traffic is
- * one read of every stream. The gradient keeps a block of d_y there and runs down columns of it with all accumulators in
- * registers: one stream over many channels, or more streams over fewer, so that each stream is read straight through.
+ * one read of every stream. The gradient keeps a block of d_y there and runs down columns of it, a few streams at a time,
+ * with one accumulator per stream and position.
  */
 #include "vec.h"
 
@@ -78,14 +78,18 @@ void DASS_VEC(sum_affine)(const dass__v_sum *a, int64_t at, int64_t n, float *ds
 
 /* ---- gradient ------------------------------------------------------------------------------------------------ */
 
-#define CHAINS 8 /* accumulators in registers: streams times vectors */
+/* Streams taken together, over at most WIDTH vectors of the period. Whole rows of 16 to 64 channels are then read straight
+ * through, four streams at a time; with eight vectors the accumulators no longer fit the registers, which costs less than
+ * what both alternatives lose, one stream at a time (0.75 to 0.9 of this rate) or narrow columns of wide rows (0.6). */
+#define STREAMS 4
+#define WIDTH 8
 
 /* s2 of `width` streams at nv vectors of the period, over `rows` rows. */
 INLINE void bwd_column(const float *d_y, const float *const *x, const float *mean, int64_t rows, int32_t period,
                        float *s2, int width, int nv)
 {
-    vf acc[CHAINS];
-    const float *p[CHAINS];
+    vf acc[STREAMS * WIDTH];
+    const float *p[STREAMS];
     for (int i = 0; i < width * nv; i++) acc[i] = (vf){0};
     for (int k = 0; k < width; k++) p[k] = x[k];
     for (int64_t r = 0, i = 0; r < rows; r++, i += period)
@@ -102,15 +106,15 @@ INLINE void bwd_column(const float *d_y, const float *const *x, const float *mea
         }
 }
 
-/* The block of d_y is at `at` of every stream. */
-INLINE void bwd_streams(const dass__v_sum_bwd *a, int64_t at, int64_t rows, int32_t c, float *s2, int width, int nv)
+/* nv vectors at c of every stream; the block of d_y is at `at`. */
+INLINE void bwd_streams(const dass__v_sum_bwd *a, int64_t at, int64_t rows, int32_t c, float *s2, int nv)
 {
     int32_t k = 0;
-    for (; k + width <= a->n_x; k += width) {
-        const float *x[CHAINS];
-        for (int j = 0; j < width; j++) x[j] = a->x[k + j] + at + c;
+    for (; k + STREAMS <= a->n_x; k += STREAMS) {
+        const float *x[STREAMS];
+        for (int j = 0; j < STREAMS; j++) x[j] = a->x[k + j] + at + c;
         const int64_t row = (int64_t)k * a->period + c;
-        bwd_column(a->d_y + at + c, x, a->mean + row, rows, a->period, s2 + row, width, nv);
+        bwd_column(a->d_y + at + c, x, a->mean + row, rows, a->period, s2 + row, STREAMS, nv);
     }
     for (; k < a->n_x; k++) {
         const float *x = a->x[k] + at + c;
@@ -145,10 +149,10 @@ void DASS_VEC(sum_bwd)(const dass__v_sum_bwd *a, int64_t at, int64_t n, float *s
         const int64_t i = at + r * period;
         bwd_block_sum(a->d_y + i, rows, period, s1);
         int32_t c = 0;
-        for (; c + 8 * DASS_VL <= period; c += 8 * DASS_VL) bwd_streams(a, i, rows, c, s2, 1, 8);
-        for (; c + 4 * DASS_VL <= period; c += 4 * DASS_VL) bwd_streams(a, i, rows, c, s2, 2, 4);
-        for (; c + 2 * DASS_VL <= period; c += 2 * DASS_VL) bwd_streams(a, i, rows, c, s2, 4, 2);
-        for (; c < period; c += DASS_VL) bwd_streams(a, i, rows, c, s2, 4, 1);
+        for (; c + WIDTH * DASS_VL <= period; c += WIDTH * DASS_VL) bwd_streams(a, i, rows, c, s2, WIDTH);
+        for (; c + 4 * DASS_VL <= period; c += 4 * DASS_VL) bwd_streams(a, i, rows, c, s2, 4);
+        for (; c + 2 * DASS_VL <= period; c += 2 * DASS_VL) bwd_streams(a, i, rows, c, s2, 2);
+        for (; c < period; c += DASS_VL) bwd_streams(a, i, rows, c, s2, 1);
     }
     for (int64_t i = all * period, c = 0; i < n; i++, c++) {
         const float d = a->d_y[at + i];

@@ -14,7 +14,8 @@ uint64_t dass_graph_bufs(const dass_graph *g)
 {
     uint64_t bufs = 0;
     for (uint32_t v = 1; v < g->n_vals; ++v)
-        if (g->vals[v].buf != 0) bufs |= bit(g->vals[v].buf);
+        if (g->vals[v].buf != 0)
+            bufs |= bit(g->vals[v].buf);
     return bufs;
 }
 
@@ -26,8 +27,8 @@ static dass_status add_exec(dass_steps *p, dass_graph *g, const dass_exec_option
     return DASS_OK;
 }
 
-dass_status dass_steps_plan(dass_store *s, const dass_arch *arch, const dass_phase *phase, uint32_t n,
-                            dass_backend *be, const dass_exec_options *opt, dass_steps *out)
+dass_status dass_steps_plan(dass_store *s, const dass_arch *arch, const dass_phase *phase, uint32_t n, dass_backend *be,
+                            const dass_exec_options *opt, dass_steps *out)
 {
     memset(out, 0, sizeof *out);
     out->be = be;
@@ -48,7 +49,8 @@ dass_status dass_steps_wrap(dass_graph *g, dass_backend *be, const dass_exec_opt
     memset(out, 0, sizeof *out);
     out->be = be;
     const dass_status st = add_exec(out, g, opt);
-    if (st != DASS_OK) dass_steps_close(out);
+    if (st != DASS_OK)
+        dass_steps_close(out);
     return st;
 }
 
@@ -57,9 +59,20 @@ dass_status dass_steps_bind(dass_store *s, dass_steps *p)
     uint64_t bufs = bit(DASS_BUF_W) | bit(DASS_BUF_AF) | bit(DASS_BUF_ALPHA) | bit(DASS_BUF_STAT) | bit(DASS_BUF_STEP) |
                     bit(DASS_BUF_LOSS) | bit(DASS_BUF_CORRECT) | bit(DASS_BUF_IMAGES) | bit(DASS_BUF_LABELS) |
                     bit(DASS_BUF_SAMPLES);
-    for (uint32_t i = 0; i < p->n; ++i) bufs |= dass_graph_bufs(p->graph[i]);
+    for (uint32_t i = 0; i < p->n; ++i)
+        bufs |= dass_graph_bufs(p->graph[i]);
     DASS_TRY(dass_store_commit(s, p->be, bufs));
     DASS_TRY(dass_program_make(p->be, p->exec, p->n, dass_store_ptrs(s), DASS_N_BUFS, &p->program));
+    return DASS_OK;
+}
+
+dass_status dass_steps_feed(dass_store *s, const uint8_t *images, size_t image_bytes, const int32_t *labels,
+                            const int32_t *samples, int32_t rows)
+{
+    const size_t n = (size_t)rows;
+    DASS_TRY(dass_store_write(s, DASS_BUF_IMAGES, images, n * image_bytes));
+    DASS_TRY(dass_store_write(s, DASS_BUF_LABELS, labels, n * sizeof *labels));
+    DASS_TRY(dass_store_write(s, DASS_BUF_SAMPLES, samples, n * sizeof *samples));
     return DASS_OK;
 }
 
@@ -68,8 +81,10 @@ dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_
 {
     DASS_TRY(dass_store_write(s, DASS_BUF_STEP, block, sizeof *block));
     DASS_TRY(dass_program_run_one(p->program, i));
-    if (loss != NULL) DASS_TRY(dass_store_read_real(s, DASS_BUF_LOSS, loss, 1));
-    if (correct != NULL) DASS_TRY(dass_store_read_real(s, DASS_BUF_CORRECT, correct, 1));
+    if (loss != NULL)
+        DASS_TRY(dass_store_read_real(s, DASS_BUF_LOSS, loss, 1));
+    if (correct != NULL)
+        DASS_TRY(dass_store_read_real(s, DASS_BUF_CORRECT, correct, 1));
     return DASS_OK;
 }
 

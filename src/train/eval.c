@@ -10,9 +10,11 @@ dass_status dass__session_eval(dass__session *s, bool masked, double *loss, doub
     dass_phase phase = dass__phase_of(s->cfg, DASS_TASK_EVAL, masked ? DASS_STAGE_FINETUNE : DASS_STAGE_DENSE);
     phase.mean = s->data->mean;
     phase.std = s->data->std;
-    if (phase.batch > s->data->test.n) phase.batch = (int32_t)s->data->test.n;
+    if (phase.batch > s->data->test.n)
+        phase.batch = (int32_t)s->data->test.n;
     dass_steps steps;
-    DASS_TRY(dass_steps_plan(s->store, &s->arch, &phase, 1, s->be, &(dass_exec_options){.guard = s->opt->guard}, &steps));
+    DASS_TRY(
+        dass_steps_plan(s->store, &s->arch, &phase, 1, s->be, &(dass_exec_options){.guard = s->opt->guard}, &steps));
     const dass_source_options opt = {.batch = phase.batch, .seed = s->block.seed, .name = "test", .pad_last = true};
     dass_source *src = NULL;
     dass_status st = DASS_OK;
@@ -24,8 +26,7 @@ dass_status dass__session_eval(dass__session *s, bool masked, double *loss, doub
         dass_batch batch;
         double batch_loss = 0.0;
         double correct = 0.0;
-        DASS_TRY_TO(dass_source_next(src, &batch), st, out);
-        DASS_TRY_TO(dass_batch_write(s->data, &batch, s->store), st, out);
+        DASS_TRY_TO(dass__feed(s, src, &batch), st, out);
         s->block.valid = (uint32_t)batch.valid;
         DASS_TRY_TO(dass_steps_run(s->store, &steps, 0, &s->block, &batch_loss, &correct), st, out);
         loss_sum += batch_loss * batch.valid;
@@ -46,7 +47,8 @@ dass_status dass__session_report(dass__session *s, double loss, double top1)
              (long long)s->data->test.n);
     json_t *line = json_pack("{s:s, s:s, s:f, s:f, s:I}", "command", s->command, "stage", "test", "test_loss", loss,
                              "test_top1", top1, "images", (json_int_t)s->data->test.n);
-    if (line == NULL) return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
+    if (line == NULL)
+        return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
     DASS_TRY(dass__metrics_line(s, line));
     return DASS_OK;
 }
@@ -56,9 +58,11 @@ dass_status dass__session_report(dass__session *s, double loss, double top1)
 /* Kept weights of [offset, offset + count); bits NULL: all. */
 static int64_t count_kept(const uint64_t *bits, int64_t offset, int64_t count)
 {
-    if (bits == NULL) return count;
+    if (bits == NULL)
+        return count;
     int64_t n = 0;
-    for (int64_t i = offset; i < offset + count; ++i) n += bits[i / 64] >> (i % 64) & 1;
+    for (int64_t i = offset; i < offset + count; ++i)
+        n += bits[i / 64] >> (i % 64) & 1;
     return n;
 }
 
@@ -73,7 +77,8 @@ static dass_status count_macs(dass__session *s, const uint64_t *bits, dass_eval 
     const dass_val x = dass_ref(g, "x", DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, dim);
     const dass_status st = dass_net_build(g, s->store, a, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH, x, &logits);
     for (dass_node n = 1; st == DASS_OK && n < g->n_nodes; ++n) {
-        if (g->nodes[n].op != DASS_OP_CONV) continue;
+        if (g->nodes[n].op != DASS_OP_CONV)
+            continue;
         const dass_value *w = &g->vals[dass_node_in(g, n)[1]];
         const int64_t macs = dass_node_cost(g, n).macs;
         const int64_t count = dass_value_count(w);
@@ -95,9 +100,12 @@ static dass_status count_all(dass__session *s, bool masked, dass_eval *out)
     }
     for (uint32_t i = 0; i < dass_store_n_params(s->store); ++i) {
         const dass_param *p = dass_store_get(s->store, i);
-        if (p->auxiliary) continue;
-        if (p->group == DASS_GROUP_AF) out->unpruned += p->count;
-        if (p->group != DASS_GROUP_W) continue;
+        if (p->auxiliary)
+            continue;
+        if (p->group == DASS_GROUP_AF)
+            out->unpruned += p->count;
+        if (p->group != DASS_GROUP_W)
+            continue;
         out->weights += p->count;
         out->kept += count_kept(bits, p->offset, p->count);
     }
@@ -110,8 +118,10 @@ out:
 static dass_status eval_params(const dass_run_options *opt, const dass_params *params, dass_eval *out)
 {
     if (params->info.arch.kind == DASS_NET_SUPERNET)
-        return DASS_FAIL(DASS_UNSUPPORTED, "%s: a supernet, which keeps no running statistics: `dass derive` its genotype "
-                         "and `dass train` that", params->path);
+        return DASS_FAIL(DASS_UNSUPPORTED,
+                         "%s: a supernet, which keeps no running statistics: `dass derive` its genotype "
+                         "and `dass train` that",
+                         params->path);
     dass__session s;
     const bool masked = strcmp(params->info.state, "pruned") == 0;
     DASS_TRY(dass__session_open(opt, "eval", &params->info.arch, params, &s));

@@ -1,6 +1,6 @@
-/* The parameter file: a store's groups as named tensors, with the network in the metadata, so that train, prune and eval
- * can be separate commands. Invariant: what is restored has exactly the names and shapes of the store; a file of another
- * network is refused, never fitted.
+/* The parameter file: a store's groups as named tensors, with the network in the metadata, so that train, prune and
+ * eval can be separate commands. Invariant: what is restored has exactly the names and shapes of the store; a file of
+ * another network is refused, never fitted.
  */
 #include <errno.h>
 #include <jansson.h>
@@ -27,7 +27,8 @@ static const char *const state_word[] = {"supernet", "dense", "pruned"};
 static int find_word(const char *word, const char *const *words, size_t n)
 {
     for (size_t i = 0; i < n; ++i)
-        if (strcmp(word, words[i]) == 0) return (int)i;
+        if (strcmp(word, words[i]) == 0)
+            return (int)i;
     return -1;
 }
 #define FIND(word, words) find_word(word, words, sizeof(words) / sizeof *(words))
@@ -35,11 +36,16 @@ static int find_word(const char *word, const char *const *words, size_t n)
 static dass_buf group_buf(dass_group g)
 {
     switch (g) {
-    case DASS_GROUP_W: return DASS_BUF_W;
-    case DASS_GROUP_AF: return DASS_BUF_AF;
-    case DASS_GROUP_ALPHA: return DASS_BUF_ALPHA;
-    case DASS_GROUP_STAT: return DASS_BUF_STAT;
-    case DASS_N_GROUPS: break;
+    case DASS_GROUP_W:
+        return DASS_BUF_W;
+    case DASS_GROUP_AF:
+        return DASS_BUF_AF;
+    case DASS_GROUP_ALPHA:
+        return DASS_BUF_ALPHA;
+    case DASS_GROUP_STAT:
+        return DASS_BUF_STAT;
+    case DASS_N_GROUPS:
+        break;
     }
     DASS_ASSERT(!"a group");
     return 0;
@@ -58,7 +64,8 @@ static void add_tensor(writer *w, const char *name, dass_st_type type, const das
 {
     dass_st_tensor *t = &w->file.tensors[w->file.n_tensors++];
     *t = (dass_st_tensor){.name = name, .type = type, .rank = p->rank, .bytes = bytes, .data = data};
-    for (int32_t i = 0; i < p->rank; ++i) t->dim[i] = p->dim[i];
+    for (int32_t i = 0; i < p->rank; ++i)
+        t->dim[i] = p->dim[i];
 }
 
 /* A real buffer of the store as floats in arena memory. */
@@ -70,21 +77,25 @@ static dass_status read_floats(writer *w, dass_buf b, float **out)
     const double *values = block;
     *out = dass_arena_alloc(w->mem, (size_t)(n + 1) * sizeof **out);
     dass_status st = *out == NULL ? DASS_NOMEM : dass_store_read_real(w->s, b, block, n);
-    for (int64_t i = 0; st == DASS_OK && i < n; ++i) (*out)[i] = (float)values[i];
+    for (int64_t i = 0; st == DASS_OK && i < n; ++i)
+        (*out)[i] = (float)values[i];
     dass_mem_free(block);
     return st;
 }
 
 static dass_status add_group(writer *w, dass_group group, dass_buf b, const char *prefix)
 {
-    if (dass_store_count(w->s, group) == 0) return DASS_OK;
+    if (dass_store_count(w->s, group) == 0)
+        return DASS_OK;
     float *values = NULL;
     DASS_TRY(read_floats(w, b, &values));
     for (uint32_t i = 0; i < dass_store_n_params(w->s); ++i) {
         const dass_param *p = dass_store_get(w->s, i);
-        if (p->group != group) continue;
+        if (p->group != group)
+            continue;
         const char *name = dass_arena_printf(w->mem, "%s%s", prefix, p->name);
-        if (name == NULL) return DASS_NOMEM;
+        if (name == NULL)
+            return DASS_NOMEM;
         add_tensor(w, name, DASS_ST_F32, p, values + p->offset, (size_t)p->count * sizeof(float));
     }
     return DASS_OK;
@@ -96,14 +107,18 @@ static dass_status add_mask(writer *w)
     const size_t bytes = dass_store_buf_bytes(w->s, DASS_BUF_BITS);
     uint64_t *bits = dass_arena_alloc(w->mem, bytes + 8);
     uint8_t *mask = dass_arena_alloc(w->mem, (size_t)n + 1);
-    if (bits == NULL || mask == NULL) return DASS_NOMEM;
+    if (bits == NULL || mask == NULL)
+        return DASS_NOMEM;
     DASS_TRY(dass_store_read(w->s, DASS_BUF_BITS, bits, bytes));
-    for (int64_t i = 0; i < n; ++i) mask[i] = bits[i / 64] >> (i % 64) & 1;
+    for (int64_t i = 0; i < n; ++i)
+        mask[i] = bits[i / 64] >> (i % 64) & 1;
     for (uint32_t i = 0; i < dass_store_n_params(w->s); ++i) {
         const dass_param *p = dass_store_get(w->s, i);
-        if (p->group != DASS_GROUP_W) continue;
+        if (p->group != DASS_GROUP_W)
+            continue;
         const char *name = dass_arena_printf(w->mem, "mask.%s", p->name);
-        if (name == NULL) return DASS_NOMEM;
+        if (name == NULL)
+            return DASS_NOMEM;
         add_tensor(w, name, DASS_ST_U8, p, mask + p->offset, (size_t)p->count);
     }
     return DASS_OK;
@@ -111,7 +126,8 @@ static dass_status add_mask(writer *w)
 
 static dass_status add_meta(writer *w, const char *key, const char *value)
 {
-    if (value == NULL) return DASS_NOMEM;
+    if (value == NULL)
+        return DASS_NOMEM;
     w->file.meta[w->file.n_meta++] = (dass_st_meta){key, value};
     return DASS_OK;
 }
@@ -120,7 +136,8 @@ static dass_status add_info(writer *w, const dass_params_info *info)
 {
     const dass_arch *a = &info->arch;
     w->file.meta = dass_arena_alloc(w->mem, 8 * sizeof *w->file.meta);
-    if (w->file.meta == NULL) return DASS_NOMEM;
+    if (w->file.meta == NULL)
+        return DASS_NOMEM;
     DASS_TRY(add_meta(w, "format", FORMAT_WORD));
     DASS_TRY(add_meta(w, "arch",
                       dass_arena_printf(w->mem,
@@ -128,7 +145,8 @@ static dass_status add_info(writer *w, const dass_params_info *info)
                                         "\"classes\":%d,\"in_channels\":%d,\"image\":%d}",
                                         kind_word[a->kind], form_word[a->form], a->channels, a->layers, a->nodes,
                                         a->classes, a->in_channels, a->image)));
-    if (a->kind == DASS_NET_CELLS) DASS_TRY(add_meta(w, "genotype", dass_genotype_print(&a->genotype, w->mem)));
+    if (a->kind == DASS_NET_CELLS)
+        DASS_TRY(add_meta(w, "genotype", dass_genotype_print(&a->genotype, w->mem)));
     DASS_TRY(add_meta(w, "state", info->state));
     DASS_TRY(add_meta(w, "density", dass_arena_printf(w->mem, "%.17g", info->density)));
     DASS_TRY(add_meta(w, "allocation", info->allocation));
@@ -146,9 +164,12 @@ dass_status dass_params_save(const char *path, dass_store *s, const dass_params_
         goto out;
     }
     DASS_TRY_TO(add_info(&w, info), st, out);
-    for (dass_group g = 0; g < DASS_N_GROUPS; ++g) DASS_TRY_TO(add_group(&w, g, group_buf(g), ""), st, out);
-    if (scores) DASS_TRY_TO(add_group(&w, DASS_GROUP_W, DASS_BUF_SCORE, "score."), st, out);
-    if (mask) DASS_TRY_TO(add_mask(&w), st, out);
+    for (dass_group g = 0; g < DASS_N_GROUPS; ++g)
+        DASS_TRY_TO(add_group(&w, g, group_buf(g), ""), st, out);
+    if (scores)
+        DASS_TRY_TO(add_group(&w, DASS_GROUP_W, DASS_BUF_SCORE, "score."), st, out);
+    if (mask)
+        DASS_TRY_TO(add_mask(&w), st, out);
     DASS_TRY_TO(dass_st_write(path, &w.file), st, out);
 out:
     dass_arena_free(w.mem);
@@ -206,12 +227,15 @@ static dass_status get_info(const char *path, const dass_st_file *f, dass_params
     if (end == density || *end != '\0' || !(info->density > 0.0 && info->density <= 1.0))
         return DASS_FAIL(DASS_FORMAT, "%s: metadata density '%s' is not in (0, 1]", path, density);
     json_t *root = json_loads(arch, JSON_REJECT_DUPLICATES, NULL);
-    if (root == NULL) return DASS_FAIL(DASS_FORMAT, "%s: metadata arch is not JSON", path);
+    if (root == NULL)
+        return DASS_FAIL(DASS_FORMAT, "%s: metadata arch is not JSON", path);
     const dass_status st = get_arch(path, root, &info->arch);
     json_decref(root);
     DASS_TRY(st);
-    if (info->arch.kind != DASS_NET_CELLS) return DASS_OK;
-    if (genotype == NULL) return DASS_FAIL(DASS_FORMAT, "%s: metadata genotype is missing", path);
+    if (info->arch.kind != DASS_NET_CELLS)
+        return DASS_OK;
+    if (genotype == NULL)
+        return DASS_FAIL(DASS_FORMAT, "%s: metadata genotype is missing", path);
     DASS_TRY(dass_genotype_parse(path, genotype, strlen(genotype), &info->arch.genotype));
     return DASS_OK;
 }
@@ -222,8 +246,8 @@ dass_status dass_params_open(const char *path, dass_params *out)
     dass_status st = DASS_OK;
     struct stat sb;
     if (stat(path, &sb) != 0)
-        return DASS_FAIL(DASS_IO, "%s: %s; name a run folder (-o of search, train or prune) or a .safetensors file", path,
-                         strerror(errno));
+        return DASS_FAIL(DASS_IO, "%s: %s; name a run folder (-o of search, train or prune) or a .safetensors file",
+                         path, strerror(errno));
     DASS_TRY_TO(dass_arena_make("parameter file", &out->mem), st, fail);
     out->path = dass_arena_printf(out->mem, S_ISDIR(sb.st_mode) ? "%s/params.safetensors" : "%s", path);
     if (out->path == NULL) {
@@ -253,9 +277,11 @@ static dass_status find_tensor(const dass_params *f, const char *prefix, const d
     char name[512];
     (void)snprintf(name, sizeof name, "%s%s", prefix, p->name);
     const dass_st_tensor *t = dass_st_find(f->file, name);
-    if (t == NULL) return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s' is missing: a file of another network", f->path, name);
+    if (t == NULL)
+        return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s' is missing: a file of another network", f->path, name);
     bool same = t->type == type && t->rank == p->rank;
-    for (int32_t i = 0; same && i < p->rank; ++i) same = t->dim[i] == p->dim[i];
+    for (int32_t i = 0; same && i < p->rank; ++i)
+        same = t->dim[i] == p->dim[i];
     if (!same)
         return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s' has another type or shape than the network's", f->path, name);
     *out = t;
@@ -266,7 +292,8 @@ dass_status dass_params_group(const dass_params *f, const dass_store *s, dass_gr
 {
     for (uint32_t i = 0; i < dass_store_n_params(s); ++i) {
         const dass_param *p = dass_store_get(s, i);
-        if (p->group != group) continue;
+        if (p->group != group)
+            continue;
         const dass_st_tensor *t = NULL;
         DASS_TRY(find_tensor(f, "", p, DASS_ST_F32, &t));
         for (int64_t k = 0; k < p->count; ++k) {
@@ -285,11 +312,13 @@ dass_status dass_params_restore(const dass_params *f, dass_store *s)
 {
     for (dass_group g = 0; g < DASS_N_GROUPS; ++g) {
         const int64_t n = dass_store_count(s, g);
-        if (n == 0) continue;
+        if (n == 0)
+            continue;
         void *values = NULL;
         DASS_TRY(dass_mem_alloc((size_t)n * sizeof(double), "parameters to restore", &values));
         dass_status st = dass_params_group(f, s, g, values);
-        if (st == DASS_OK) st = dass_store_write_real(s, group_buf(g), values, n);
+        if (st == DASS_OK)
+            st = dass_store_write_real(s, group_buf(g), values, n);
         dass_mem_free(values);
         DASS_TRY(st);
     }
@@ -305,13 +334,15 @@ dass_status dass_params_restore_mask(const dass_params *f, dass_store *s)
     dass_status st = DASS_OK;
     for (uint32_t i = 0; i < dass_store_n_params(s); ++i) {
         const dass_param *p = dass_store_get(s, i);
-        if (p->group != DASS_GROUP_W) continue;
+        if (p->group != DASS_GROUP_W)
+            continue;
         const dass_st_tensor *t = NULL;
         DASS_TRY_TO(find_tensor(f, "mask.", p, DASS_ST_U8, &t), st, out);
         const uint8_t *m = t->data;
         for (int64_t k = 0; k < p->count; ++k) {
             if (m[k] > 1) {
-                st = DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", f->path, p->name, (long long)k, m[k]);
+                st = DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", f->path, p->name, (long long)k,
+                               m[k]);
                 goto out;
             }
             bits[(p->offset + k) / 64] |= (uint64_t)m[k] << ((p->offset + k) % 64);

@@ -44,7 +44,8 @@ static dass_status parse_tensor(const char *file, const char *name, const json_t
         !json_is_array(offsets) || json_array_size(offsets) != 2)
         return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s': not {dtype, shape, data_offsets: [begin, end]}", file, name);
     size_t type = 0;
-    while (type < DASS_N_ST_TYPES && strcmp(types[type].word, json_string_value(dtype)) != 0) ++type;
+    while (type < DASS_N_ST_TYPES && strcmp(types[type].word, json_string_value(dtype)) != 0)
+        ++type;
     if (type == DASS_N_ST_TYPES)
         return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s': type %s; F32, F64, U8, I32 and I64 are read", file, name,
                          json_string_value(dtype));
@@ -68,8 +69,10 @@ static dass_status parse_tensor(const char *file, const char *name, const json_t
     const json_int_t begin = json_integer_value(b);
     const json_int_t end = json_integer_value(e);
     if (!json_is_integer(b) || !json_is_integer(e) || begin < 0 || end < begin || (uint64_t)end > data_bytes)
-        return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s': bytes [%lld, %lld) are outside the %zu bytes of data: the file "
-                         "is truncated or damaged", file, name, (long long)begin, (long long)end, data_bytes);
+        return DASS_FAIL(DASS_FORMAT,
+                         "%s: tensor '%s': bytes [%lld, %lld) are outside the %zu bytes of data: the file "
+                         "is truncated or damaged",
+                         file, name, (long long)begin, (long long)end, data_bytes);
     if ((uint64_t)(end - begin) != t->bytes)
         return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s': %lld bytes for a shape of %zu", file, name,
                          (long long)(end - begin), t->bytes);
@@ -83,7 +86,8 @@ static int by_place(const void *a, const void *b)
     const dass_st_tensor *y = *(const dass_st_tensor *const *)b;
     const uint8_t *p = x->data;
     const uint8_t *q = y->data;
-    if (p != q) return p < q ? -1 : 1;
+    if (p != q)
+        return p < q ? -1 : 1;
     return x->bytes < y->bytes ? -1 : x->bytes > y->bytes; /* empty ones first */
 }
 
@@ -92,14 +96,18 @@ static dass_status check_cover(const char *name, const owned *o, const uint8_t *
 {
     const size_t n = o->file.n_tensors;
     const dass_st_tensor **sorted = dass_arena_alloc(o->mem, (n + 1) * sizeof *sorted);
-    if (sorted == NULL) return DASS_NOMEM;
-    for (size_t i = 0; i < n; ++i) sorted[i] = &o->file.tensors[i];
+    if (sorted == NULL)
+        return DASS_NOMEM;
+    for (size_t i = 0; i < n; ++i)
+        sorted[i] = &o->file.tensors[i];
     qsort(sorted, n, sizeof *sorted, by_place);
     size_t at = 0;
     for (size_t i = 0; i < n; ++i) {
         if ((const uint8_t *)sorted[i]->data != data + at)
-            return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s' does not begin where the one before ends (byte %zu of the "
-                             "data)", name, sorted[i]->name, at);
+            return DASS_FAIL(DASS_FORMAT,
+                             "%s: tensor '%s' does not begin where the one before ends (byte %zu of the "
+                             "data)",
+                             name, sorted[i]->name, at);
         at += sorted[i]->bytes;
     }
     if (at != data_bytes)
@@ -110,27 +118,32 @@ static dass_status check_cover(const char *name, const owned *o, const uint8_t *
 
 static dass_status parse_meta(const char *name, json_t *meta, owned *o)
 {
-    if (!json_is_object(meta)) return DASS_FAIL(DASS_FORMAT, "%s: __metadata__ is not an object", name);
+    if (!json_is_object(meta))
+        return DASS_FAIL(DASS_FORMAT, "%s: __metadata__ is not an object", name);
     o->file.meta = dass_arena_alloc(o->mem, (json_object_size(meta) + 1) * sizeof *o->file.meta);
-    if (o->file.meta == NULL) return DASS_NOMEM;
-    for (void *it = json_object_iter(meta); it != NULL;
-         it = json_object_iter_next(meta, it)) {
+    if (o->file.meta == NULL)
+        return DASS_NOMEM;
+    for (void *it = json_object_iter(meta); it != NULL; it = json_object_iter_next(meta, it)) {
         const char *key = json_object_iter_key(it);
         const char *value = json_string_value(json_object_iter_value(it));
-        if (value == NULL) return DASS_FAIL(DASS_FORMAT, "%s: __metadata__ '%s' is not text", name, key);
+        if (value == NULL)
+            return DASS_FAIL(DASS_FORMAT, "%s: __metadata__ '%s' is not text", name, key);
         dass_st_meta *m = &o->file.meta[o->file.n_meta++];
         m->key = dass_arena_text(o->mem, key, strlen(key));
         m->value = dass_arena_text(o->mem, value, strlen(value));
-        if (m->key == NULL || m->value == NULL) return DASS_NOMEM;
+        if (m->key == NULL || m->value == NULL)
+            return DASS_NOMEM;
     }
     return DASS_OK;
 }
 
 static dass_status parse_header(const char *name, json_t *root, const uint8_t *data, size_t data_bytes, owned *o)
 {
-    if (!json_is_object(root)) return DASS_FAIL(DASS_FORMAT, "%s: byte 8: the header is not a JSON object", name);
+    if (!json_is_object(root))
+        return DASS_FAIL(DASS_FORMAT, "%s: byte 8: the header is not a JSON object", name);
     o->file.tensors = dass_arena_alloc(o->mem, (json_object_size(root) + 1) * sizeof *o->file.tensors);
-    if (o->file.tensors == NULL) return DASS_NOMEM;
+    if (o->file.tensors == NULL)
+        return DASS_NOMEM;
     for (void *it = json_object_iter(root); it != NULL; it = json_object_iter_next(root, it)) {
         const char *key = json_object_iter_key(it);
         if (strcmp(key, "__metadata__") == 0) {
@@ -139,7 +152,8 @@ static dass_status parse_header(const char *name, json_t *root, const uint8_t *d
         }
         dass_st_tensor *t = &o->file.tensors[o->file.n_tensors++];
         t->name = dass_arena_text(o->mem, key, strlen(key));
-        if (t->name == NULL) return DASS_NOMEM;
+        if (t->name == NULL)
+            return DASS_NOMEM;
         DASS_TRY(parse_tensor(name, key, json_object_iter_value(it), data, data_bytes, t));
     }
     DASS_TRY(check_cover(name, o, data, data_bytes));
@@ -150,12 +164,16 @@ dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, da
 {
     *out = NULL;
     const uint8_t *p = data;
-    if (n_bytes < 8) return DASS_FAIL(DASS_FORMAT, "%s: %zu bytes, a safetensors file has at least 8", name, n_bytes);
+    if (n_bytes < 8)
+        return DASS_FAIL(DASS_FORMAT, "%s: %zu bytes, a safetensors file has at least 8", name, n_bytes);
     uint64_t header = 0;
-    for (int i = 0; i < 8; ++i) header |= (uint64_t)p[i] << (8 * i);
+    for (int i = 0; i < 8; ++i)
+        header |= (uint64_t)p[i] << (8 * i);
     if (header > MAX_HEADER || header > n_bytes - 8)
-        return DASS_FAIL(DASS_FORMAT, "%s: byte 0: a header of %llu bytes in a file of %zu: truncated, or not a "
-                         "safetensors file", name, (unsigned long long)header, n_bytes);
+        return DASS_FAIL(DASS_FORMAT,
+                         "%s: byte 0: a header of %llu bytes in a file of %zu: truncated, or not a "
+                         "safetensors file",
+                         name, (unsigned long long)header, n_bytes);
     json_error_t error;
     json_t *root = json_loadb((const char *)p + 8, (size_t)header, JSON_REJECT_DUPLICATES, &error);
     if (root == NULL)
@@ -165,7 +183,8 @@ dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, da
     DASS_TRY_TO(dass_mem_alloc(sizeof(owned), "tensor file", &block), st, out);
     owned *o = block;
     st = dass_arena_make("tensor file", &o->mem);
-    if (st == DASS_OK) st = parse_header(name, root, p + 8 + header, n_bytes - 8 - (size_t)header, o);
+    if (st == DASS_OK)
+        st = parse_header(name, root, p + 8 + header, n_bytes - 8 - (size_t)header, o);
     if (st == DASS_OK)
         *out = &o->file;
     else
@@ -178,7 +197,8 @@ out:
 static dass_status read_file(const char *path, void **block, size_t *n_bytes)
 {
     FILE *f = fopen(path, "rb");
-    if (f == NULL) return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    if (f == NULL)
+        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
     struct stat sb;
     dass_status st = DASS_OK;
     if (fstat(fileno(f), &sb) != 0 || !S_ISREG(sb.st_mode)) {
@@ -214,7 +234,8 @@ dass_status dass_st_read(const char *path, dass_st_file **out)
 
 void dass_st_free(dass_st_file *f)
 {
-    if (f == NULL) return;
+    if (f == NULL)
+        return;
     owned *o = (owned *)(void *)f;
     dass_arena_free(o->mem);
     dass_mem_free(o->block);
@@ -224,14 +245,16 @@ void dass_st_free(dass_st_file *f)
 const dass_st_tensor *dass_st_find(const dass_st_file *f, const char *name)
 {
     for (size_t i = 0; i < f->n_tensors; ++i)
-        if (strcmp(f->tensors[i].name, name) == 0) return &f->tensors[i];
+        if (strcmp(f->tensors[i].name, name) == 0)
+            return &f->tensors[i];
     return NULL;
 }
 
 const char *dass_st_get(const dass_st_file *f, const char *key)
 {
     for (size_t i = 0; i < f->n_meta; ++i)
-        if (strcmp(f->meta[i].key, key) == 0) return f->meta[i].value;
+        if (strcmp(f->meta[i].key, key) == 0)
+            return f->meta[i].value;
     return NULL;
 }
 
@@ -242,8 +265,10 @@ static dass_status write_all(int fd, const void *data, size_t n_bytes, const cha
     const uint8_t *p = data;
     while (n_bytes > 0) {
         const ssize_t n = write(fd, p, n_bytes);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return DASS_FAIL(DASS_IO, "%s: write failed: %s", path, strerror(errno));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return DASS_FAIL(DASS_IO, "%s: write failed: %s", path, strerror(errno));
         p += n;
         n_bytes -= (size_t)n;
     }
@@ -261,10 +286,12 @@ static dass_status sync_folder(const char *path)
     else
         slash[slash == folder ? 1 : 0] = '\0';
     const int fd = open(folder, O_RDONLY | O_DIRECTORY);
-    if (fd < 0) return DASS_FAIL(DASS_IO, "%s: %s", folder, strerror(errno));
+    if (fd < 0)
+        return DASS_FAIL(DASS_IO, "%s: %s", folder, strerror(errno));
     const int bad = fsync(fd);
     (void)close(fd);
-    if (bad != 0 && errno != EINVAL) return DASS_FAIL(DASS_IO, "%s: fsync: %s", folder, strerror(errno));
+    if (bad != 0 && errno != EINVAL)
+        return DASS_FAIL(DASS_IO, "%s: fsync: %s", folder, strerror(errno));
     return DASS_OK;
 }
 
@@ -277,14 +304,20 @@ static dass_status write_atomic(const char *path, const chunk *chunks, size_t n)
 {
     char tmp[4096];
     const int len = snprintf(tmp, sizeof tmp, "%s.tmp", path);
-    if (len < 0 || (size_t)len >= sizeof tmp) return DASS_FAIL(DASS_ARG, "path is too long: %.60s...", path);
+    if (len < 0 || (size_t)len >= sizeof tmp)
+        return DASS_FAIL(DASS_ARG, "path is too long: %.60s...", path);
     const int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return DASS_FAIL(DASS_IO, "%s: %s", tmp, strerror(errno));
+    if (fd < 0)
+        return DASS_FAIL(DASS_IO, "%s: %s", tmp, strerror(errno));
     dass_status st = DASS_OK;
-    for (size_t i = 0; i < n && st == DASS_OK; ++i) st = write_all(fd, chunks[i].data, chunks[i].bytes, tmp);
-    if (st == DASS_OK && fsync(fd) != 0) st = DASS_FAIL(DASS_IO, "%s: fsync: %s", tmp, strerror(errno));
-    if (close(fd) != 0 && st == DASS_OK) st = DASS_FAIL(DASS_IO, "%s: close: %s", tmp, strerror(errno));
-    if (st == DASS_OK && rename(tmp, path) != 0) st = DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    for (size_t i = 0; i < n && st == DASS_OK; ++i)
+        st = write_all(fd, chunks[i].data, chunks[i].bytes, tmp);
+    if (st == DASS_OK && fsync(fd) != 0)
+        st = DASS_FAIL(DASS_IO, "%s: fsync: %s", tmp, strerror(errno));
+    if (close(fd) != 0 && st == DASS_OK)
+        st = DASS_FAIL(DASS_IO, "%s: close: %s", tmp, strerror(errno));
+    if (st == DASS_OK && rename(tmp, path) != 0)
+        st = DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
     if (st != DASS_OK) {
         (void)unlink(tmp);
         return st;
@@ -312,7 +345,8 @@ static dass_status header_json(const dass_st_file *f, json_t **out)
     for (size_t i = 0; i < f->n_tensors; ++i) {
         const dass_st_tensor *t = &f->tensors[i];
         json_t *shape = json_array();
-        for (int32_t k = 0; k < t->rank; ++k) bad |= json_array_append_new(shape, json_integer(t->dim[k]));
+        for (int32_t k = 0; k < t->rank; ++k)
+            bad |= json_array_append_new(shape, json_integer(t->dim[k]));
         bad |= json_object_get(root, t->name) != NULL;
         bad |= json_object_set_new(root, t->name,
                                    json_pack("{s:s, s:o, s:[I, I]}", "dtype", types[t->type].word, "shape", shape,
@@ -335,7 +369,8 @@ dass_status dass_st_write(const char *path, const dass_st_file *f)
     const size_t padded = (n + 7) & ~(size_t)7; /* data stays 8-byte aligned */
     DASS_TRY_TO(dass_mem_alloc(8 + padded, "tensor file header", &block), st, out);
     uint8_t *head = block;
-    for (int i = 0; i < 8; ++i) head[i] = (uint8_t)(padded >> (8 * i));
+    for (int i = 0; i < 8; ++i)
+        head[i] = (uint8_t)(padded >> (8 * i));
     if (n == 0 || json_dumpb(root, (char *)head + 8, n, JSON_COMPACT) != n) {
         st = DASS_FAIL(DASS_NOMEM, "%s: no memory for the header", path);
         goto out;
@@ -348,7 +383,8 @@ dass_status dass_st_write(const char *path, const dass_st_file *f)
         goto out;
     }
     chunks[0] = (chunk){head, 8 + padded};
-    for (size_t i = 0; i < f->n_tensors; ++i) chunks[i + 1] = (chunk){f->tensors[i].data, f->tensors[i].bytes};
+    for (size_t i = 0; i < f->n_tensors; ++i)
+        chunks[i + 1] = (chunk){f->tensors[i].data, f->tensors[i].bytes};
     st = write_atomic(path, chunks, f->n_tensors + 1);
 out:
     dass_arena_free(mem);

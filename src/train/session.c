@@ -1,5 +1,5 @@
-/* Sessions: opening a backend, data, network and run folder, and the files of the folder. No training here; see stage.c.
- * Invariant: once open, every parameter exists and has its value, whichever stage comes first.
+/* Sessions: opening a backend, data, network and run folder, and the files of the folder. No training here; see
+ * stage.c. Invariant: once open, every parameter exists and has its value, whichever stage comes first.
  */
 #include "session.h"
 
@@ -32,10 +32,18 @@ dass_status dass__backend_open(const dass_config *c, const char *device, dass_ba
 void dass__network_text(const dass_arch *a, char *buf, size_t n)
 {
     switch (a->kind) {
-    case DASS_NET_SUPERNET: (void)snprintf(buf, n, "supernet C%d L%d", a->channels, a->layers); break;
-    case DASS_NET_CELLS: (void)snprintf(buf, n, "cells C%d L%d", a->channels, a->layers); break;
-    case DASS_NET_MOBILENET_V2: (void)snprintf(buf, n, "mobilenet_v2"); break;
-    case DASS_NET_RESNET18: (void)snprintf(buf, n, "resnet18"); break;
+    case DASS_NET_SUPERNET:
+        (void)snprintf(buf, n, "supernet C%d L%d", a->channels, a->layers);
+        break;
+    case DASS_NET_CELLS:
+        (void)snprintf(buf, n, "cells C%d L%d", a->channels, a->layers);
+        break;
+    case DASS_NET_MOBILENET_V2:
+        (void)snprintf(buf, n, "mobilenet_v2");
+        break;
+    case DASS_NET_RESNET18:
+        (void)snprintf(buf, n, "resnet18");
+        break;
     }
 }
 
@@ -47,7 +55,8 @@ dass_status dass__register_params(dass_store *s, const dass_arch *arch)
     const dass_val x = dass_ref(g, "x", DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, dim);
     dass_val logits = 0;
     dass_status st = dass_net_build(g, s, arch, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH_TRACK, x, &logits);
-    if (st == DASS_OK) st = g->status;
+    if (st == DASS_OK)
+        st = g->status;
     dass_graph_free(g);
     return st;
 }
@@ -65,6 +74,13 @@ dass_phase dass__phase_of(const dass_config *c, dass_task task, dass_stage stage
     return p;
 }
 
+dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out)
+{
+    DASS_TRY(dass_source_next(src, out));
+    DASS_TRY(dass_steps_feed(s->store, out->images, out->image_bytes, out->labels, out->samples, out->rows));
+    return DASS_OK;
+}
+
 /* ---- run folder ----------------------------------------------------------------------------------------------- */
 
 /* mkdir -p. */
@@ -72,18 +88,22 @@ static dass_status make_folder(const char *path)
 {
     char part[PATH_BYTES];
     const int n = snprintf(part, sizeof part, "%s", path);
-    if (n <= 0 || (size_t)n >= sizeof part) return DASS_FAIL(DASS_ARG, "-o: a folder name of %d characters", n);
-    for (char *p = part + 1; ; ++p) {
-        if (*p != '/' && *p != '\0') continue;
+    if (n <= 0 || (size_t)n >= sizeof part)
+        return DASS_FAIL(DASS_ARG, "-o: a folder name of %d characters", n);
+    for (char *p = part + 1;; ++p) {
+        if (*p != '/' && *p != '\0')
+            continue;
         const char keep = *p;
         *p = '\0';
         if (mkdir(part, 0777) != 0 && errno != EEXIST)
             return DASS_FAIL(DASS_IO, "run folder %s: %s: %s", path, part, strerror(errno));
         *p = keep;
-        if (keep == '\0') break;
+        if (keep == '\0')
+            break;
     }
     struct stat sb;
-    if (stat(path, &sb) != 0 || !S_ISDIR(sb.st_mode)) return DASS_FAIL(DASS_IO, "run folder %s is not a folder", path);
+    if (stat(path, &sb) != 0 || !S_ISDIR(sb.st_mode))
+        return DASS_FAIL(DASS_IO, "run folder %s is not a folder", path);
     return DASS_OK;
 }
 
@@ -121,9 +141,11 @@ static dass_status save_config(const dass__session *s)
 
 static dass_status open_folder(dass__session *s)
 {
-    if (s->opt->out_dir == NULL) return DASS_OK;
+    if (s->opt->out_dir == NULL)
+        return DASS_OK;
     char path[PATH_BYTES];
-    if (strlen(s->opt->out_dir) + 32 > sizeof path) return DASS_FAIL(DASS_ARG, "-o: the folder's name is too long");
+    if (strlen(s->opt->out_dir) + 32 > sizeof path)
+        return DASS_FAIL(DASS_ARG, "-o: the folder's name is too long");
     DASS_TRY(make_folder(s->opt->out_dir));
     /* Results of an earlier run must not outlive the start of this one. */
     static const char *const old[] = {"params.safetensors", "genotype.json"};
@@ -132,7 +154,8 @@ static dass_status open_folder(dass__session *s)
             return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
     DASS_TRY(save_config(s));
     s->metrics = fopen(in_folder(s, "metrics.jsonl", path, sizeof path), "w");
-    if (s->metrics == NULL) return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    if (s->metrics == NULL)
+        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
     return DASS_OK;
 }
 
@@ -151,22 +174,24 @@ dass_status dass__metrics_line(dass__session *s, json_t *line)
 
 dass_status dass__save_genotype(dass__session *s, const dass_genotype *g)
 {
-    if (s->opt->out_dir == NULL) return DASS_OK;
+    if (s->opt->out_dir == NULL)
+        return DASS_OK;
     dass_arena *mem = NULL;
     DASS_TRY(dass_arena_make("genotype", &mem));
     const char *text = dass_genotype_print(g, mem);
     const char *line = text != NULL ? dass_arena_printf(mem, "%s\n", text) : NULL;
     char path[PATH_BYTES];
-    const dass_status st = line == NULL ? DASS_NOMEM
-                                        : dass_file_write(in_folder(s, "genotype.json", path, sizeof path), line,
-                                                          strlen(line));
+    const dass_status st = line == NULL
+                               ? DASS_NOMEM
+                               : dass_file_write(in_folder(s, "genotype.json", path, sizeof path), line, strlen(line));
     dass_arena_free(mem);
     return st;
 }
 
 dass_status dass__save_params(dass__session *s, const char *state, double density, const char *allocation)
 {
-    if (s->opt->out_dir == NULL) return DASS_OK;
+    if (s->opt->out_dir == NULL)
+        return DASS_OK;
     dass_params_info info = {.arch = s->arch, .density = density};
     (void)snprintf(info.state, sizeof info.state, "%s", state);
     (void)snprintf(info.allocation, sizeof info.allocation, "%s", allocation);
@@ -189,7 +214,8 @@ static dass_status open_store(dass__session *s, const dass_params *from)
     dass_store_size(s->store, DASS_BUF_SAMPLES, rows);
     uint64_t bufs = 0;
     static const dass_buf base[] = {DASS_BUF_W, DASS_BUF_AF, DASS_BUF_ALPHA, DASS_BUF_STAT};
-    for (size_t i = 0; i < sizeof base / sizeof *base; ++i) bufs |= (uint64_t)1 << base[i];
+    for (size_t i = 0; i < sizeof base / sizeof *base; ++i)
+        bufs |= (uint64_t)1 << base[i];
     DASS_TRY(dass_store_commit(s->store, s->be, bufs));
     if (from != NULL)
         DASS_TRY(dass_params_restore(from, s->store));
@@ -216,8 +242,10 @@ static dass_status open_parts(dass__session *s, const dass_params *from)
     s->block.seed = (uint64_t)c->run_seed;
     char network[64];
     dass__network_text(&s->arch, network, sizeof network);
-    dass_log(DASS_LOG_INFO, "%s: %s, %lld weights, %lld batch norm and bias, %lld alphas | %s: %lld training, %lld test "
-             "images | %s", s->command, network, (long long)dass_store_count(s->store, DASS_GROUP_W),
+    dass_log(DASS_LOG_INFO,
+             "%s: %s, %lld weights, %lld batch norm and bias, %lld alphas | %s: %lld training, %lld test "
+             "images | %s",
+             s->command, network, (long long)dass_store_count(s->store, DASS_GROUP_W),
              (long long)dass_store_count(s->store, DASS_GROUP_AF),
              (long long)dass_store_count(s->store, DASS_GROUP_ALPHA), s->data->name, (long long)s->data->train.n,
              (long long)s->data->test.n, c->run_device);
@@ -233,13 +261,15 @@ dass_status dass__session_open(const dass_run_options *opt, const char *command,
     s->command = command;
     s->arch = *arch;
     const dass_status st = open_parts(s, from);
-    if (st != DASS_OK) dass__session_close(s);
+    if (st != DASS_OK)
+        dass__session_close(s);
     return st;
 }
 
 void dass__session_close(dass__session *s)
 {
-    if (s->metrics != NULL) (void)fclose(s->metrics);
+    if (s->metrics != NULL)
+        (void)fclose(s->metrics);
     dass_mem_free(s->alpha);
     dass_store_free(s->store);
     dass_backend_close(s->be);

@@ -37,8 +37,8 @@ typedef struct dass__stage {
     double label_smoothing;
 } dass__stage;
 
-/* Open backend, data and network; parameters from `from` or, NULL, from run.seed. The run folder gets config.yaml and an
- * empty metrics.jsonl. arch: borrowed. On error *s is closed. */
+/* Open backend, data and network; parameters from `from` or, NULL, from run.seed. The run folder gets config.yaml and
+ * an empty metrics.jsonl. arch: borrowed. On error *s is closed. */
 dass_status dass__session_open(const dass_run_options *opt, const char *command, const dass_arch *arch,
                                const dass_params *from, dass__session *s);
 void dass__session_close(dass__session *s);
@@ -64,6 +64,8 @@ dass_status dass__metrics_line(dass__session *s, json_t *line);
 void dass__network_text(const dass_arch *a, char *buf, size_t n);
 /* Phase of a stage by the configuration; the caller adds mean and std, and what a score stage needs. */
 dass_phase dass__phase_of(const dass_config *c, dass_task task, dass_stage stage);
+/* The next batch of a source into the store; *out (not NULL): the batch. */
+dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out);
 /* Backend by "name" or "name:ordinal". */
 dass_status dass__backend_open(const dass_config *c, const char *device, dass_backend **out);
 /* Every parameter of the network into the store. */

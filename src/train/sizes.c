@@ -49,13 +49,16 @@ static dass_status count_kept(measure *m, dass_sizes *out)
     const dass_config *c = m->cfg;
     dass_allocation policy;
     DASS_TRY(dass_allocation_parse(out->supernet ? c->search_allocation : c->prune_allocation, &policy));
-    if (policy == DASS_ALLOC_GLOBAL) policy = DASS_ALLOC_UNIFORM;
+    if (policy == DASS_ALLOC_GLOBAL)
+        policy = DASS_ALLOC_UNIFORM;
     const double density = out->supernet ? c->search_density : c->prune_density;
     DASS_TRY(dass_density_allocate(m->store, policy, density, NULL, m->mem, &m->segments, &m->n_segments));
-    for (int64_t i = 0; i < m->n_segments; ++i) out->kept += m->segments[i].kept;
+    for (int64_t i = 0; i < m->n_segments; ++i)
+        out->kept += m->segments[i].kept;
     for (uint32_t i = 0; i < dass_store_n_params(m->store); ++i) {
         const dass_param *p = dass_store_get(m->store, i);
-        if (p->group == DASS_GROUP_W && p->auxiliary) out->kept -= p->count;
+        if (p->group == DASS_GROUP_W && p->auxiliary)
+            out->kept -= p->count;
     }
     out->density = out->count.weights > 0 ? (double)out->kept / (double)out->count.weights : 1.0;
     return DASS_OK;
@@ -71,14 +74,17 @@ typedef struct life {
 static life *find_lives(const dass_graph *g, const dass_plan *plan, dass_arena *mem)
 {
     life *lives = dass_arena_alloc(mem, g->n_vals * sizeof *lives);
-    if (lives == NULL) return NULL;
+    if (lives == NULL)
+        return NULL;
     for (dass_node n = 1; n < g->n_nodes; ++n) {
         const dass_node_rec *r = &g->nodes[n];
         for (uint32_t i = 0; i < r->n_in + r->n_out; ++i) {
             const dass_val v = g->args[r->args + i];
-            if (v == 0 || plan->val_offset[v] == DASS_PLAN_NOWHERE) continue;
+            if (v == 0 || plan->val_offset[v] == DASS_PLAN_NOWHERE)
+                continue;
             life *l = &lives[plan->val_owner[v]];
-            if (l->first == 0) l->first = n;
+            if (l->first == 0)
+                l->first = n;
             l->last = n;
         }
     }
@@ -89,8 +95,10 @@ static life *find_lives(const dass_graph *g, const dass_plan *plan, dass_arena *
 static void keep_big(dass_sizes *out, const dass_big_value *b)
 {
     uint32_t at = out->n_big;
-    while (at > 0 && out->big[at - 1].bytes < b->bytes) --at;
-    if (at >= DASS_N_BIG_VALUES) return;
+    while (at > 0 && out->big[at - 1].bytes < b->bytes)
+        --at;
+    if (at >= DASS_N_BIG_VALUES)
+        return;
     const uint32_t n = out->n_big < DASS_N_BIG_VALUES ? out->n_big : DASS_N_BIG_VALUES - 1;
     memmove(&out->big[at + 1], &out->big[at], (n - at) * sizeof out->big[0]);
     out->big[at] = *b;
@@ -105,9 +113,11 @@ static dass_status list_big(const dass_graph *g, const dass_plan *plan, dass_siz
     out->n_big = 0;
     for (dass_val v = 1; lives != NULL && v < g->n_vals; ++v) {
         const dass_value *x = &g->vals[v];
-        if (plan->val_offset[v] == DASS_PLAN_NOWHERE || plan->val_owner[v] != v) continue;
+        if (plan->val_offset[v] == DASS_PLAN_NOWHERE || plan->val_owner[v] != v)
+            continue;
         dass_big_value b = {.bytes = dass_value_bytes(x), .first = lives[v].first, .last = lives[v].last};
-        if (out->n_big == DASS_N_BIG_VALUES && b.bytes <= out->big[out->n_big - 1].bytes) continue;
+        if (out->n_big == DASS_N_BIG_VALUES && b.bytes <= out->big[out->n_big - 1].bytes)
+            continue;
         (void)snprintf(b.text, sizeof b.text, "%-10s (%d,%d,%d,%d) %.100s",
                        x->def != 0 ? dass_op_get(g->nodes[x->def].op)->name : "input", x->dim[0], x->dim[1], x->dim[2],
                        x->dim[3], x->name != NULL ? x->name : "");
@@ -131,16 +141,21 @@ static dass_status measure_stage(measure *m, const stage_row *row, dass_sizes *o
     const dass_plan *plan = dass_exec_plan(steps.exec[0]);
     m->bufs |= dass_graph_bufs(steps.graph[0]);
     dass_stage_size *s = &out->stage[out->n_stages];
-    *s = (dass_stage_size){.stage = row->stage, .task = row->task, .batch = phase.batch,
-                           .nodes = (int64_t)steps.graph[0]->n_nodes - 1, .peak_bytes = plan->peak_bytes,
-                           .bound_bytes = plan->bound_bytes, .sum_bytes = plan->sum_bytes};
+    *s = (dass_stage_size){.stage = row->stage,
+                           .task = row->task,
+                           .batch = phase.batch,
+                           .nodes = (int64_t)steps.graph[0]->n_nodes - 1,
+                           .peak_bytes = plan->peak_bytes,
+                           .bound_bytes = plan->bound_bytes,
+                           .sum_bytes = plan->sum_bytes};
     dass_status st = DASS_OK;
     if (out->n_stages == 0 || s->peak_bytes > out->stage[out->largest].peak_bytes) {
         out->largest = out->n_stages;
         st = list_big(steps.graph[0], plan, out);
     }
     out->n_stages++;
-    if (row->stage_id == DASS_STAGE_DENSE && row->task_id != DASS_TASK_EVAL) out->nodes_step += s->nodes;
+    if (row->stage_id == DASS_STAGE_DENSE && row->task_id != DASS_TASK_EVAL)
+        out->nodes_step += s->nodes;
     dass_steps_close(&steps);
     return st;
 }
@@ -157,9 +172,11 @@ static dass_status measure_all(measure *m, dass_sizes *out)
     DASS_TRY(count_kept(m, out));
     const stage_row *rows = out->supernet ? supernet_rows : discrete_rows;
     const size_t n_rows = out->supernet ? sizeof supernet_rows / sizeof *rows : sizeof discrete_rows / sizeof *rows;
-    for (size_t i = 0; i < n_rows; ++i) DASS_TRY(measure_stage(m, &rows[i], out));
+    for (size_t i = 0; i < n_rows; ++i)
+        DASS_TRY(measure_stage(m, &rows[i], out));
     for (dass_buf b = 1; b < DASS_N_BUFS; ++b) {
-        if (!(m->bufs >> b & 1)) continue;
+        if (!(m->bufs >> b & 1))
+            continue;
         size_t *to = is_input(b) ? &out->input_bytes : &out->param_bytes;
         *to += dass_store_buf_bytes(m->store, b);
     }
