@@ -1,5 +1,5 @@
-/* Executors: replay equals the first run bit for bit, a step allocates nothing, guard mode names the node that misbehaves,
- * a device that cannot do something says so, and lack of memory is clean.
+/* Executors: replay equals the first run bit for bit, a step allocates nothing, guard mode names the node that
+ * misbehaves, a device that cannot do something says so, and lack of memory is clean.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,8 +33,14 @@ static dass_status rig_try(rig *r, const char *device, bool guard)
     DASS_TRY(dass_backend_open(device, &(dass_backend_options){.n_threads = 2}, &r->be));
     DASS_TRY(dass_store_make(real, &r->s));
     for (int t = 0; t < 2; t++) {
-        const dass_phase ph = {.task = t ? DASS_TASK_WEIGHTS : DASS_TASK_ALPHA, .stage = DASS_STAGE_DENSE, .batch = 4,
-                               .lower = DASS_LOWER_ALL, .mean = half, .std = half, .pad = 1, .flip = true};
+        const dass_phase ph = {.task = t ? DASS_TASK_WEIGHTS : DASS_TASK_ALPHA,
+                               .stage = DASS_STAGE_DENSE,
+                               .batch = 4,
+                               .lower = DASS_LOWER_ALL,
+                               .mean = half,
+                               .std = half,
+                               .pad = 1,
+                               .flip = true};
         DASS_TRY(dass_phase_build(r->s, &tiny, &ph, real, r->be, &r->g[t]));
         DASS_TRY(dass_exec_make(r->be, r->g[t], &(dass_exec_options){.guard = guard}, &r->e[t]));
     }
@@ -65,9 +71,15 @@ static void feed(rig *r)
         labels[i] = i;
         samples[i] = 10 * i;
     }
-    const dass_step_block step = {.lr = {0.05, 0.05, 0.1, 0.01}, .weight_decay = {3e-4, 3e-4, 3e-4, 1e-3},
-                                  .momentum = 0.9, .clip = 5, .beta1 = 0.5, .beta2 = 0.999, .adam_eps = 1e-8,
-                                  .adam_step = 1, .seed = 3};
+    const dass_step_block step = {.lr = {0.05, 0.05, 0.1, 0.01},
+                                  .weight_decay = {3e-4, 3e-4, 3e-4, 1e-3},
+                                  .momentum = 0.9,
+                                  .clip = 5,
+                                  .beta1 = 0.5,
+                                  .beta2 = 0.999,
+                                  .adam_eps = 1e-8,
+                                  .adam_step = 1,
+                                  .seed = 3};
     assert_int_equal(dass_store_write(r->s, DASS_BUF_IMAGES, images, sizeof images), DASS_OK);
     assert_int_equal(dass_store_write(r->s, DASS_BUF_LABELS, labels, sizeof labels), DASS_OK);
     assert_int_equal(dass_store_write(r->s, DASS_BUF_SAMPLES, samples, sizeof samples), DASS_OK);
@@ -292,9 +304,12 @@ static void out_of_memory_is_clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(replay_is_bit_exact),          cmocka_unit_test(a_step_allocates_nothing),
-        cmocka_unit_test(guard_passes_on_good_kernels), cmocka_unit_test(guard_names_the_culprit),
-        cmocka_unit_test(refusals_say_why),             cmocka_unit_test(out_of_memory_is_clean),
+        cmocka_unit_test(replay_is_bit_exact),
+        cmocka_unit_test(a_step_allocates_nothing),
+        cmocka_unit_test(guard_passes_on_good_kernels),
+        cmocka_unit_test(guard_names_the_culprit),
+        cmocka_unit_test(refusals_say_why),
+        cmocka_unit_test(out_of_memory_is_clean),
     };
     return cmocka_run_group_tests_name("exec", tests, NULL, NULL);
 }

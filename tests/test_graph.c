@@ -1,4 +1,5 @@
-/* The builder: hash-consing, dead-code removal, buffer versions, shape errors word for word, and lowering's patterns. */
+/* The builder: hash-consing, dead-code removal, buffer versions, shape errors word for word, and lowering's patterns.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -114,7 +115,8 @@ static void shape_errors_name_everything(void **state)
     dass_graph_free(g);
 
     g = make();
-    const dass_val v[] = {image(g, 1, 2, 4, 4), dass_ref(g, "z", BUF_X, 99, DASS_LAYOUT_NHWC, 4, (int32_t[]){1, 2, 4, 5})};
+    const dass_val v[] = {image(g, 1, 2, 4, 4),
+                          dass_ref(g, "z", BUF_X, 99, DASS_LAYOUT_NHWC, 4, (int32_t[]){1, 2, 4, 5})};
     assert_int_equal(dass_concat(g, v, 2), 0);
     assert_string_equal(dass_error_text(), "concat: 'z' (1,2,4,5) does not fit 'x' (1,2,4,4)");
     dass_graph_free(g);
@@ -252,14 +254,10 @@ static void out_of_memory_is_clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equal_nodes_are_one),
-        cmocka_unit_test(many_nodes_survive_growth),
-        cmocka_unit_test(writes_make_new_versions),
-        cmocka_unit_test(dead_nodes_go),
-        cmocka_unit_test(shape_errors_name_everything),
-        cmocka_unit_test(lowering_fuses_the_separable_convolution),
-        cmocka_unit_test(lowering_asks_the_backend),
-        cmocka_unit_test(unwanted_gradients_cost_nothing),
+        cmocka_unit_test(equal_nodes_are_one),          cmocka_unit_test(many_nodes_survive_growth),
+        cmocka_unit_test(writes_make_new_versions),     cmocka_unit_test(dead_nodes_go),
+        cmocka_unit_test(shape_errors_name_everything), cmocka_unit_test(lowering_fuses_the_separable_convolution),
+        cmocka_unit_test(lowering_asks_the_backend),    cmocka_unit_test(unwanted_gradients_cost_nothing),
         cmocka_unit_test(out_of_memory_is_clean),
     };
     return cmocka_run_group_tests_name("graph", tests, NULL, NULL);

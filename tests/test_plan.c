@@ -1,4 +1,5 @@
-/* The planner: random graphs are placed without overlap, never below the lower bound, and planted faults are rejected. */
+/* The planner: random graphs are placed without overlap, never below the lower bound, and planted faults are rejected.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,7 +32,8 @@ static dass_graph *random_graph(uint64_t seed, int n_ops)
             y = dass_relu(g, a, DASS_ACT_RELU);
             break;
         case 1:
-            y = dass_avg_pool(g, a, (dass_pool_attr){.k = 3, .stride = av->dim[2] >= 4 && i % 3 == 0 ? 2 : 1, .pad = 1});
+            y = dass_avg_pool(g, a,
+                              (dass_pool_attr){.k = 3, .stride = av->dim[2] >= 4 && i % 3 == 0 ? 2 : 1, .pad = 1});
             break;
         case 2:
             y = dass_concat(g, (dass_val[]){a, a}, av->dim[1] < 24 ? 2 : 1);
@@ -75,7 +77,8 @@ static void check_pairs(const dass_graph *g, const dass_plan *p)
                         last_b = n;
                 }
             const bool together = g->vals[a].def <= last_b && g->vals[b].def <= last_a;
-            const bool handover = p->val_owner[a] == p->val_owner[b] && (last_a == g->vals[b].def || last_b == g->vals[a].def);
+            const bool handover =
+                p->val_owner[a] == p->val_owner[b] && (last_a == g->vals[b].def || last_b == g->vals[a].def);
             if (!together || handover)
                 continue;
             const size_t a0 = p->val_offset[a];

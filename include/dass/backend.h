@@ -38,7 +38,8 @@ typedef struct dass_backend_ops {
     /* Kernels. impl comes from `mem`, which outlives the kernel. */
     dass_status (*select)(dass_backend *be, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *out);
     /* args: the node's inputs then outputs, NULL where the value is 0. ws: ws_bytes of scratch, NULL when 0. */
-    dass_status (*bind)(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args, void *ws);
+    dass_status (*bind)(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args,
+                        void *ws);
     void (*drop)(dass_backend *be, dass_kernel *k); /* library objects behind impl; the memory is the arena's */
     /* Asked by lowering passes: is this (fused) op worth making here? */
     bool (*can)(dass_backend *be, dass_op op);

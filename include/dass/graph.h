@@ -66,9 +66,9 @@ typedef struct dass_conv_attr { /* conv and its gradients; dwpw: kh, kw, stride,
     int32_t kh, kw;
     int32_t stride, pad, dil; /* the same in both axes; output size floor((H + 2 pad - dil (k-1) - 1) / stride) + 1 */
     int32_t groups;
-    int32_t relu;             /* dwpw only: 1 = relu on load, after the input's batch norm if it has one */
+    int32_t relu; /* dwpw only: 1 = relu on load, after the input's batch norm if it has one */
     int32_t pad_;
-    double eps;               /* dwpw only: of its output's batch-norm statistics */
+    double eps; /* dwpw only: of its output's batch-norm statistics */
 } dass_conv_attr;
 typedef struct dass_pool_attr {
     int32_t k, stride, pad;
@@ -97,8 +97,8 @@ typedef struct dass_augment_attr {
     int32_t pad_;
 } dass_augment_attr;
 typedef struct dass_scalar_attr {
-    double value;   /* fill: the value; xent: label smoothing */
-    int32_t i, j;   /* slice: first channel, number of channels; subsample: stride, offset; sgd: see there */
+    double value; /* fill: the value; xent: label smoothing */
+    int32_t i, j; /* slice: first channel, number of channels; subsample: stride, offset; sgd: see there */
     int64_t n;
 } dass_scalar_attr;
 
@@ -120,10 +120,10 @@ typedef struct dass_value {
     dass_dtype dtype;
     dass_layout layout;
     int32_t rank;
-    int32_t dim[4]; /* unused dims are 1 */
-    dass_buf buf;   /* 0 = TEMP */
-    int64_t offset; /* elements, in buf */
-    dass_node def;  /* node that writes it; 0 = nobody in this graph */
+    int32_t dim[4];   /* unused dims are 1 */
+    dass_buf buf;     /* 0 = TEMP */
+    int64_t offset;   /* elements, in buf */
+    dass_node def;    /* node that writes it; 0 = nobody in this graph */
     uint32_t version; /* of the buffer when it was referred to: a read after a write is another value */
     const char *name;
 } dass_value;
@@ -153,14 +153,17 @@ void dass_graph_free(dass_graph *g);
  * that stays. Node and value numbers change; order does not. Call once, last. */
 dass_status dass_graph_finish(dass_graph *g);
 
-static inline const dass_val *dass_node_in(const dass_graph *g, dass_node n) { return g->args + g->nodes[n].args; }
+static inline const dass_val *dass_node_in(const dass_graph *g, dass_node n)
+{
+    return g->args + g->nodes[n].args;
+}
 static inline const dass_val *dass_node_out(const dass_graph *g, dass_node n)
 {
     return g->args + g->nodes[n].args + g->nodes[n].n_in;
 }
-int64_t dass_value_count(const dass_value *v);  /* elements */
-size_t dass_value_bytes(const dass_value *v);   /* storage; BITS: whole 64-bit words */
-size_t dass_dtype_bytes(dass_dtype t);          /* DASS_BITS: 0 */
+int64_t dass_value_count(const dass_value *v); /* elements */
+size_t dass_value_bytes(const dass_value *v);  /* storage; BITS: whole 64-bit words */
+size_t dass_dtype_bytes(dass_dtype t);         /* DASS_BITS: 0 */
 /* Work of a node: multiply-adds times two plus a small count for elementwise ops, and bytes that must move at least
  * (each input and output once). macs: multiply-accumulates of convolutions only, 0 otherwise. */
 typedef struct dass_cost {
@@ -192,9 +195,11 @@ void dass_graph_scope(dass_graph *g, const char *prefix);
  * dst = (crop(images / 255) - mean) / std, then flip, then cutout square set to 0. Padding is 0 before normalising
  * (so it becomes -mean/std, as torchvision's RandomCrop before Normalize gives).
  * Per sample, from Philox counter (sample, epoch, 0, 0), key (seed lo ^ DASS_RNG_AUGMENT, seed hi), words r[0..3]:
- *     pad>0:    dy = r[0] % (2 pad + 1), dx = (r[0] >> 16) % (2 pad + 1); pixel (h, w) reads (h + dy - pad, w + dx - pad)
+ *     pad>0:    dy = r[0] % (2 pad + 1), dx = (r[0] >> 16) % (2 pad + 1);
+ *               pixel (h, w) reads (h + dy - pad, w + dx - pad)
  *     flip:     r[1] & 1 mirrors the cropped image: output w reads crop column W-1-w
- *     cutout>0: centre (r[2] % H, r[3] % W); rows and columns [c - cutout/2, c - cutout/2 + cutout) clipped */
+ *     cutout>0: centre (r[2] % H, r[3] % W);
+ *               rows and columns [c - cutout/2, c - cutout/2 + cutout) clipped */
 dass_val dass_augment(dass_graph *g, dass_val images, dass_val samples, dass_val step, const double *mean,
                       const double *std, int32_t pad, bool flip, int32_t cutout);
 
@@ -205,11 +210,13 @@ dass_val dass_conv(dass_graph *g, dass_val x, dass_val w, dass_val bias, dass_co
 /* Batch statistics per channel: mean (C), rstd (C) = 1/sqrt(var + eps), var biased (over M). */
 void dass_bn_stats(dass_graph *g, dass_val x, double eps, dass_val *mean, dass_val *rstd);
 /* dst = act(gamma * (x - mean) * rstd + beta); gamma, beta (C) both or both 0 (then 1 and 0). */
-dass_val dass_bn_apply(dass_graph *g, dass_val x, dass_val mean, dass_val rstd, dass_val gamma, dass_val beta, dass_act act);
+dass_val dass_bn_apply(dass_graph *g, dass_val x, dass_val mean, dass_val rstd, dass_val gamma, dass_val beta,
+                       dass_act act);
 /* The same from running statistics: run_mean, run_var (C). rstd = 1/sqrt(run_var + eps). Evaluation only. */
 dass_val dass_bn_infer(dass_graph *g, dass_val x, dass_val run_mean, dass_val run_var, dass_val gamma, dass_val beta,
                        double eps, dass_act act);
-/* Effect: run_mean += momentum (mean - run_mean), run_var += momentum (var M/(M-1) - run_var) with var = 1/rstd^2 - eps.
+/* Effect: run_mean += momentum (mean - run_mean), run_var += momentum (var M/(M-1) - run_var),
+ * with var = 1/rstd^2 - eps.
  * Inputs of the node: mean, rstd, run_mean, run_var; outputs: run_mean', run_var' (same storage). */
 void dass_bn_running(dass_graph *g, dass_val mean, dass_val rstd, dass_val run_mean, dass_val run_var, double eps,
                      double momentum, int64_t count);
@@ -224,7 +231,8 @@ dass_val dass_max_pool(dass_graph *g, dass_val x, dass_pool_attr a);
 dass_val dass_avg_pool(dass_graph *g, dass_val x, dass_pool_attr a);
 /* Mean over H, W: (N,C,H,W) -> (N,C,1,1). */
 dass_val dass_global_pool(dass_graph *g, dass_val x);
-/* Every stride-th pixel from `offset` on, both axes: (N,C,H,W) -> (N,C,ceil((H-offset)/stride), ...). dst[h] = x[offset + stride h] */
+/* Every stride-th pixel from `offset` on, both axes: (N,C,H,W) -> (N,C,ceil((H-offset)/stride), ...).
+ * dst[h] = x[offset + stride h] */
 dass_val dass_subsample(dass_graph *g, dass_val x, int32_t stride, int32_t offset);
 /* Along C, in order. */
 dass_val dass_concat(dass_graph *g, const dass_val *x, uint32_t n);
@@ -245,8 +253,9 @@ dass_val dass_wsum(dass_graph *g, dass_val p, const dass_term *terms, uint32_t n
 dass_val dass_softmax(dass_graph *g, dass_val a);
 
 /* Cross-entropy of logits (N,C,1,1) against labels i32 (N), with label smoothing s: target (1-s) on the label plus
- * s/C everywhere. Rows >= step.valid (0 means all) contribute nothing. Outputs of the node: loss (1) = mean over valid rows, correct (1) = number of
- * valid rows whose first maximum is the label, probs (N,C,1,1), kept for the gradient. Node inputs: logits, labels, step. */
+ * s/C everywhere. Rows >= step.valid (0 means all) contribute nothing. Outputs of the node: loss (1) = mean over valid
+ * rows, correct (1) = number of valid rows whose first maximum is the label, probs (N,C,1,1), kept for the gradient.
+ * Node inputs: logits, labels, step. */
 void dass_xent(dass_graph *g, dass_val logits, dass_val labels, dass_val step, double smoothing, dass_val *loss,
                dass_val *correct);
 
@@ -279,10 +288,12 @@ dass_val dass_bn_bwd_apply(dass_graph *g, dass_val d_y, dass_val x, dass_val mea
 dass_val dass_relu_bwd(dass_graph *g, dass_val d_y, dass_val y, dass_act act);
 /* Pool and sampling gradients; acc (shape of x) or 0 is added: d_x = acc + grad. d_x may share acc's storage.
  * Inputs: max (d_y, index, acc), avg (d_y, acc), global (d_y, acc), subsample (d_y, acc). */
-dass_val dass_max_pool_bwd(dass_graph *g, dass_val d_y, dass_val index, dass_val acc, int32_t h, int32_t w, dass_pool_attr a);
+dass_val dass_max_pool_bwd(dass_graph *g, dass_val d_y, dass_val index, dass_val acc, int32_t h, int32_t w,
+                           dass_pool_attr a);
 dass_val dass_avg_pool_bwd(dass_graph *g, dass_val d_y, dass_val acc, int32_t h, int32_t w, dass_pool_attr a);
 dass_val dass_global_pool_bwd(dass_graph *g, dass_val d_y, dass_val acc, int32_t h, int32_t w);
-dass_val dass_subsample_bwd(dass_graph *g, dass_val d_y, dass_val acc, int32_t h, int32_t w, int32_t stride, int32_t offset);
+dass_val dass_subsample_bwd(dass_graph *g, dass_val d_y, dass_val acc, int32_t h, int32_t w, int32_t stride,
+                            int32_t offset);
 /* Channels [first, first + count) of x. */
 dass_val dass_slice(dass_graph *g, dass_val x, int32_t first, int32_t count);
 
@@ -322,7 +333,8 @@ dass_val dass_xent_bwd(dass_graph *g, dass_val probs, dass_val labels, dass_val 
  *     q = gradient with respect to u (after the relu mask v > 0, when a.relu)
  *     without in_mean: d_x = acc + q  (acc or 0; may share storage).   in_coef, d_gamma, d_beta: 0
  *     with    in_mean: d_x = q (acc must be 0), d_beta = sum q, d_gamma = sum q xh, in_coef (3,C) with
- *                      gradient of x = A d_x + B x + C0: A = gamma rstd, B = -A rstd d_gamma/M, C0 = -A d_beta/M - B mean
+ *                      gradient of x = A d_x + B x + C0:
+ *                      A = gamma rstd, B = -A rstd d_gamma/M, C0 = -A d_beta/M - B mean
  * y is read only when coef != 0. */
 typedef struct dass_dwpw_grad {
     dass_val d_x, in_coef, d_gamma, d_beta, d_wdw, d_wpw;
@@ -335,24 +347,25 @@ dass_dwpw_grad dass_dwpw_bwd(dass_graph *g, dass_dwpw_in in, dass_val y, dass_va
 
 /* What changes from step to step; 256 bytes at the head of the run, copied to the device before each one. */
 typedef struct dass_step_block {
-    double lr[4];          /* 0 weights, 1 batch norm and biases, 2 scores, 3 alpha */
-    double weight_decay[4];/* same order */
-    double momentum, clip; /* SGD; global-norm clip, 0 = off */
+    double lr[4];                             /* 0 weights, 1 batch norm and biases, 2 scores, 3 alpha */
+    double weight_decay[4];                   /* same order */
+    double momentum, clip;                    /* SGD; global-norm clip, 0 = off */
     double beta1, beta2, adam_eps, adam_step; /* Adam; adam_step counts from 1 */
     uint64_t seed;
     uint32_t epoch, step;
-    uint32_t valid;        /* rows of the batch that count; 0 = all */
+    uint32_t valid; /* rows of the batch that count; 0 = all */
     uint32_t pad_;
     double reserved[15];
 } dass_step_block;
 _Static_assert(sizeof(dass_step_block) == 256, "the step block is 256 bytes");
 
-void dass_fill(dass_graph *g, dass_val dst_ref, double value);     /* effect on a buffer value; node: () -> dst */
-void dass_copy(dass_graph *g, dass_val src, dass_val dst_ref);     /* effect; node: src -> dst */
+void dass_fill(dass_graph *g, dass_val dst_ref, double value); /* effect on a buffer value; node: () -> dst */
+void dass_copy(dass_graph *g, dass_val src, dass_val dst_ref); /* effect; node: src -> dst */
 
 /* Bits of the kept entries: per segment the `kept` largest by (|score|, index), ties keep the higher index, so the
  * lower index is dropped first. Entries outside every segment are kept. scores (n) flat; bits (n) BITS in a buffer. */
-void dass_mask_threshold(dass_graph *g, dass_val scores, dass_val bits_ref, const dass_segment *segments, int64_t n_segments);
+void dass_mask_threshold(dass_graph *g, dass_val scores, dass_val bits_ref, const dass_segment *segments,
+                         int64_t n_segments);
 /* masked = weights where the bit is set, else 0. All (n) flat, masked in a buffer. Inputs: weights, bits. */
 void dass_mask_apply(dass_graph *g, dass_val weights, dass_val bits, dass_val masked_ref);
 /* d_weights = d_masked * bit, in place on the gradient buffer. Inputs: d_masked, bits. Output: the same storage. */
@@ -392,8 +405,8 @@ dass_status dass_graph_grad_seeded(dass_graph *g, const dass_val *y, const dass_
  * backward pass needs no patterns):
  *     relu -> depthwise -> pointwise -> bn_stats, with a batch norm before the relu when nobody else reads it -> DWPW
  *     bn_apply (no activation) whose readers are all wsum terms                              -> a normalised term
- * can(op) is the backend's answer; NULL = everything. passes: bits of dass_lower_pass. *out is a new graph; `keep` values
- * (n_keep) are translated in place. */
+ * can(op) is the backend's answer; NULL = everything. passes: bits of dass_lower_pass. *out is a new graph; `keep`
+ * values (n_keep) are translated in place. */
 typedef enum dass_lower_pass { DASS_LOWER_DWPW = 1, DASS_LOWER_WSUM_BN = 2, DASS_LOWER_ALL = 3 } dass_lower_pass;
 dass_status dass_graph_lower(const dass_graph *g, unsigned passes, bool (*can)(void *ctx, dass_op op), void *ctx,
                              dass_val *keep, uint32_t n_keep, dass_graph **out);

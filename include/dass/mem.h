@@ -9,7 +9,7 @@
 #include "dass/status.h"
 
 /* A block of `bytes` zeroed bytes, aligned to 64 (2 MiB, with huge pages asked for, from 4 MiB on). `what` is a
- * literal or outlives the call. Free with dass_mem_free. Errors: DASS_NOMEM, *out NULL. bytes 0 gives a valid pointer. */
+ * literal or outlives the call. Free with dass_mem_free. Errors: DASS_NOMEM, *out NULL. 0 bytes: a valid pointer. */
 dass_status dass_mem_alloc(size_t bytes, const char *what, void **out);
 /* Grow or make a block, contents kept, the new tail zeroed. On DASS_NOMEM *block is untouched. */
 dass_status dass_mem_grow(size_t old_bytes, size_t new_bytes, const char *what, void **block);
@@ -31,8 +31,8 @@ char *dass_arena_printf(dass_arena *a, const char *fmt, ...) __attribute__((form
 
 /* Counters and test hooks. */
 typedef struct dass_mem_stats {
-    size_t n_allocs;    /* calls so far, in this process */
-    size_t n_live;      /* blocks alive */
+    size_t n_allocs; /* calls so far, in this process */
+    size_t n_live;   /* blocks alive */
     size_t live_bytes;
     size_t peak_bytes;
 } dass_mem_stats;

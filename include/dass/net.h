@@ -7,7 +7,12 @@
 #include "dass/config.h"
 #include "dass/space.h"
 
-typedef enum dass_net_kind { DASS_NET_SUPERNET, DASS_NET_CELLS, DASS_NET_MOBILENET_V2, DASS_NET_RESNET18 } dass_net_kind;
+typedef enum dass_net_kind {
+    DASS_NET_SUPERNET,
+    DASS_NET_CELLS,
+    DASS_NET_MOBILENET_V2,
+    DASS_NET_RESNET18
+} dass_net_kind;
 typedef enum dass_form { DASS_FORM_CIFAR, DASS_FORM_IMAGENET } dass_form;
 
 typedef struct dass_arch {
@@ -16,7 +21,7 @@ typedef struct dass_arch {
     int32_t channels, layers, nodes, classes, in_channels, image;
     dass_genotype genotype; /* CELLS */
 } dass_arch;
-/* From the configuration: net.genotype read if set, net.name looked up in the zoo. DASS_CONFIG, DASS_FORMAT, DASS_IO. */
+/* From the configuration: net.genotype read if set, net.name looked up in the zoo. DASS_CONFIG, FORMAT, IO. */
 dass_status dass_arch_from_config(const dass_config *c, dass_arch *out);
 
 /* How the weights reach the convolutions. */
@@ -25,10 +30,12 @@ typedef enum dass_weights { DASS_WEIGHTS_DENSE, DASS_WEIGHTS_MASKED } dass_weigh
 typedef enum dass_norm { DASS_NORM_BATCH, DASS_NORM_BATCH_TRACK, DASS_NORM_RUNNING } dass_norm;
 
 /* Build the network: x (N,C,H,W) -> logits (N,classes,1,1). Parameters are found or added in forward order by name.
- * SUPERNET: stem conv 3x3 to 3C with affine batch norm, `layers` cells, reductions at layers/3 and 2 layers/3 (C doubles),
- * non-affine batch norms, each mixed op softmaxed from ALPHA (normal rows first, then reduce), global pool, linear.
- * CELLS: affine batch norms, no batch norm after pools. METHOD: DARTS (Liu et al. 2019), stems by form.
- * Weights' names: "stem.conv", "cells.3.pre0.conv", "cells.3.n4.e1.sep_conv_3x3.dw1" / ".pw1" / ".dw2" / ".pw2", "classifier.weight". */
+ * SUPERNET  stem conv 3x3 to 3C with affine batch norm, `layers` cells, reductions at layers/3 and 2 layers/3
+ *           (C doubles), non-affine batch norms, each mixed op softmaxed from ALPHA (normal rows first, then reduce),
+ *           global pool, linear
+ * CELLS     affine batch norms, no batch norm after pools; stems by form. Source: DARTS (Liu et al. 2019)
+ * Weights' names: "stem.conv", "cells.3.pre0.conv", "cells.3.n4.e1.sep_conv_3x3.dw1" / ".pw1" / ".dw2" / ".pw2",
+ * "classifier.weight". */
 dass_status dass_net_build(dass_graph *g, dass_store *s, const dass_arch *arch, dass_weights weights, dass_norm norm,
                            dass_val x, dass_val *logits);
 
@@ -44,24 +51,29 @@ typedef enum dass_task {
 
 typedef struct dass_phase {
     dass_task task;
-    dass_stage stage;    /* which of dense / scores / finetune: picks mask nodes and the trained groups */
+    dass_stage stage; /* which of dense / scores / finetune: picks mask nodes and the trained groups */
     int32_t batch;
-    unsigned lower;      /* dass_lower_pass bits */
+    unsigned lower; /* dass_lower_pass bits */
     double label_smoothing;
     int32_t pad, cutout; /* augmentation; eval ignores them */
     bool flip;
-    const double *mean, *std; /* in_channels each */
+    const double *mean, *std;     /* in_channels each */
     const dass_segment *segments; /* SCORE stage: the table of kept counts */
     int64_t n_segments;
 } dass_phase;
 
-/* Forward graph of a phase, lowered for `be` (be NULL: everything can), gradient taken, optimiser nodes appended, finished.
- *   WEIGHTS: dense     W -> net,           grads of W and AF; norm2; sgd W, sgd AF
- *            score     threshold(SCORE) -> BITS, apply -> MASKED -> net, grads of MASKED and AF; bwd_scores; norm2 over
- *                      SCORE_GRAD; sgd SCORE (group 2); sgd AF with its own norm excluded from the clip of the scores
- *            finetune  apply -> MASKED -> net, grads, bwd_weights (grad * bit); norm2; sgd W (decay on kept only), sgd AF
- *   ALPHA:   same heads, gradient of ALPHA only, Adam
- * Loss and correct land in buffers LOSS and CORRECT. Images in IMAGES, LABELS, SAMPLES, STEP. */
+/* Forward graph of a phase, lowered for `be` (be NULL: everything can), gradient taken, optimiser nodes appended,
+ * finished:
+ *
+ *   WEIGHTS  dense     W -> net; gradients of W and AF; norm2 over both; sgd W, sgd AF
+ *            score     threshold(SCORE) -> BITS, apply -> MASKED -> net; gradients of MASKED and AF; bwd_scores;
+ *                      norm2 over SCORE_GRAD; sgd SCORE (group 2); sgd AF, clipped by a norm of its own
+ *            finetune  apply -> MASKED -> net; gradients; bwd_weights (gradient times bit); norm2;
+ *                      sgd W (decay on kept entries only), sgd AF
+ *   ALPHA    the same heads, gradient of ALPHA only, Adam
+ *   EVAL     loss and correct only
+ *
+ * Loss and correct land in buffers LOSS and CORRECT. Inputs: IMAGES, LABELS, SAMPLES, STEP. */
 dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_phase *phase, dass_dtype real,
                              dass_backend *be, dass_graph **out);
 

@@ -16,29 +16,29 @@
 
 /* X(NAME, dtype, length): length W, AF, ALPHA, STAT = elements of that group; a number = that many elements; 0 = set by
  * dass_store_size (inputs). */
-#define DASS_BUF_MAP(X)          \
-    X(W, REAL, W)                \
-    X(W_GRAD, REAL, W)           \
-    X(W_MOM, REAL, W)            \
-    X(SCORE, REAL, W)            \
-    X(SCORE_GRAD, REAL, W)       \
-    X(SCORE_MOM, REAL, W)        \
-    X(MASKED, REAL, W)           \
-    X(BITS, BITS, W)             \
-    X(AF, REAL, AF)              \
-    X(AF_GRAD, REAL, AF)         \
-    X(AF_MOM, REAL, AF)          \
-    X(ALPHA, REAL, ALPHA)        \
-    X(ALPHA_GRAD, REAL, ALPHA)   \
-    X(ALPHA_M, REAL, ALPHA)      \
-    X(ALPHA_V, REAL, ALPHA)      \
-    X(STAT, REAL, STAT)          \
-    X(STEP, U8, 256)             \
-    X(LOSS, REAL, 1)             \
-    X(CORRECT, REAL, 1)          \
-    X(NORM2, REAL, 1)            \
-    X(IMAGES, U8, 0)             \
-    X(LABELS, I32, 0)            \
+#define DASS_BUF_MAP(X)        \
+    X(W, REAL, W)              \
+    X(W_GRAD, REAL, W)         \
+    X(W_MOM, REAL, W)          \
+    X(SCORE, REAL, W)          \
+    X(SCORE_GRAD, REAL, W)     \
+    X(SCORE_MOM, REAL, W)      \
+    X(MASKED, REAL, W)         \
+    X(BITS, BITS, W)           \
+    X(AF, REAL, AF)            \
+    X(AF_GRAD, REAL, AF)       \
+    X(AF_MOM, REAL, AF)        \
+    X(ALPHA, REAL, ALPHA)      \
+    X(ALPHA_GRAD, REAL, ALPHA) \
+    X(ALPHA_M, REAL, ALPHA)    \
+    X(ALPHA_V, REAL, ALPHA)    \
+    X(STAT, REAL, STAT)        \
+    X(STEP, U8, 256)           \
+    X(LOSS, REAL, 1)           \
+    X(CORRECT, REAL, 1)        \
+    X(NORM2, REAL, 1)          \
+    X(IMAGES, U8, 0)           \
+    X(LABELS, I32, 0)          \
     X(SAMPLES, I32, 0)
 
 enum {
@@ -54,14 +54,20 @@ typedef enum dass_group { DASS_GROUP_W, DASS_GROUP_AF, DASS_GROUP_ALPHA, DASS_GR
 typedef enum dass_init {
     DASS_INIT_ZERO,
     DASS_INIT_ONE,
-    DASS_INIT_KAIMING,   /* uniform in +-1/sqrt(fan_in): PyTorch's default of conv and linear (kaiming_uniform, a = sqrt 5) */
-    DASS_INIT_ALPHA      /* 1e-3 N(0, 1) */
+    DASS_INIT_KAIMING, /* uniform in +-1/sqrt(fan_in): PyTorch's default of conv and linear */
+    DASS_INIT_ALPHA    /* 1e-3 N(0, 1) */
 } dass_init;
 /* What a weight segment is, for density policies. */
-typedef enum dass_kind { DASS_KIND_CONV, DASS_KIND_DEPTHWISE, DASS_KIND_STEM, DASS_KIND_LINEAR, DASS_KIND_OTHER } dass_kind;
+typedef enum dass_kind {
+    DASS_KIND_CONV,
+    DASS_KIND_DEPTHWISE,
+    DASS_KIND_STEM,
+    DASS_KIND_LINEAR,
+    DASS_KIND_OTHER
+} dass_kind;
 
 typedef struct dass_param {
-    const char *name;  /* unique in the store */
+    const char *name; /* unique in the store */
     dass_group group;
     dass_kind kind;
     dass_init init;
@@ -104,14 +110,19 @@ dass_status dass_store_init_scores(dass_store *s);
 
 /* ---- density (mask.c) ---------------------------------------------------------------------------------------- */
 
-typedef enum dass_allocation { DASS_ALLOC_UNIFORM, DASS_ALLOC_ERK, DASS_ALLOC_GLOBAL, DASS_ALLOC_FLOOR } dass_allocation;
+typedef enum dass_allocation {
+    DASS_ALLOC_UNIFORM,
+    DASS_ALLOC_ERK,
+    DASS_ALLOC_GLOBAL,
+    DASS_ALLOC_FLOOR
+} dass_allocation;
 dass_status dass_allocation_parse(const char *word, dass_allocation *out);
 /* n - floor((1 - density) n), the product in double as the published code has it. */
 int64_t dass_kept_count(int64_t n, double density);
-/* Fill one segment per weight tensor (arena memory) with the kept count. Every policy keeps uniform's total. ERK: density
- * proportional to (IC/g + OC + KH + KW) / (IC/g OC KH KW), capped at 1 and redistributed until stable, largest remainder.
- * GLOBAL needs |score| of the whole group (n elements): one top-K over all. FLOOR: at least one per output channel, the
- * rest uniform. Auxiliary tensors keep everything and are not in the total. Errors: DASS_ARG. */
+/* Fill one segment per weight tensor (arena memory) with the kept count. Every policy keeps uniform's total. ERK:
+ * density proportional to (IC/g + OC + KH + KW) / (IC/g OC KH KW), capped at 1 and redistributed until stable, largest
+ * remainder. GLOBAL needs |score| of the whole group (n elements): one top-K over all. FLOOR: at least one per output
+ * channel, the rest uniform. Auxiliary tensors keep everything and are not in the total. Errors: DASS_ARG. */
 dass_status dass_density_allocate(const dass_store *s, dass_allocation policy, double density, const double *scores,
                                   dass_arena *mem, dass_segment **segments, int64_t *n_segments);
 

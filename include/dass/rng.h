@@ -36,6 +36,6 @@ dass_rng dass_rng_make(uint64_t seed, dass_rng_purpose purpose, uint64_t name, u
 uint32_t dass_rng_u32(dass_rng *r);
 uint32_t dass_rng_below(dass_rng *r, uint32_t n); /* uniform in [0, n), unbiased; n > 0 */
 double dass_rng_uniform(dass_rng *r);             /* in [0, 1), 32 bits */
-double dass_rng_normal(dass_rng *r);              /* Box-Muller, one draw of two kept per call pair: no state beyond the stream */
+double dass_rng_normal(dass_rng *r); /* Box-Muller, one draw of two kept per call pair: no state beyond the stream */
 
 #endif

@@ -42,7 +42,7 @@ typedef struct dass_genotype { /* gene 2i and 2i+1 feed node i+2 */
 } dass_genotype;
 
 /* JSON, schema version 1: {"version":1,"normal":[["sep_conv_3x3",0],...],"normal_concat":[2,3,4,5],"reduce":...}.
- * Strict: unknown or missing keys, bad ops, sources not below the node, repeats and sizes are DASS_FORMAT with where. */
+ * Strict: unknown or missing keys, bad ops, sources not below the node, repeats and sizes are DASS_FORMAT. */
 dass_status dass_genotype_parse(const char *name, const char *text, size_t n_bytes, dass_genotype *out);
 dass_status dass_genotype_read(const char *path, dass_genotype *out);
 /* One line of JSON in arena memory. */

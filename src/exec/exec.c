@@ -1,6 +1,6 @@
 /* The registry of backends, and executors: select every node, plan, bind, run. Backends are known by their table only;
- * this file is the one place that names them. The run loop is a flat walk over prepared kernels: it allocates nothing and
- * decides nothing.
+ * this file is the one place that names them. The run loop is a flat walk over prepared kernels: it allocates nothing
+ * and decides nothing.
  */
 #include "exec_private.h"
 
@@ -70,7 +70,7 @@ void dass_backend_close(dass_backend *be)
         be->ops->close(be);
 }
 
-/* ---- executors ------------------------------------------------------------------------------------------------------ */
+/* ---- executors ------------------------------------------------------------------------------------------- */
 
 static dass_status select_all(dass_exec *e)
 {
@@ -89,8 +89,8 @@ dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exe
     if (g->status != DASS_OK)
         return g->status;
     if (g->real != be->ops->real && be->ops != &dass__backend_null)
-        return DASS_FAIL(DASS_ARG, "exec: the graph is in %s, device '%s' computes in %s", g->real == DASS_F64 ? "f64" : "f32",
-                         be->ops->name, be->ops->real == DASS_F64 ? "f64" : "f32");
+        return DASS_FAIL(DASS_ARG, "exec: the graph is in %s, device '%s' computes in %s",
+                         g->real == DASS_F64 ? "f64" : "f32", be->ops->name, be->ops->real == DASS_F64 ? "f64" : "f32");
     dass_status st = DASS_OK;
     void *p = NULL;
     DASS_TRY(dass_mem_alloc(sizeof(dass_exec), "executor", &p));

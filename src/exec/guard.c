@@ -1,6 +1,6 @@
 /* Guard mode: catches the kernel that writes past its output or scratch, leaves part of an output unwritten, or makes a
- * number that is not finite, and names the node. Slow, for tests and `--guard`; goes through the backend's own transfers, so
- * it works for device memory too.
+ * number that is not finite, and names the node. Slow, for tests and `--guard`; goes through the backend's own
+ * transfers, so it works for device memory too.
  */
 #include "exec_private.h"
 
@@ -64,7 +64,8 @@ static dass_status check_finite(dass_exec *e, dass_node n, dass_val v, const voi
     const size_t size = dass_dtype_bytes(x->dtype);
     for (int64_t at = 0; at < count; at += 512) {
         const int64_t n_here = count - at < 512 ? count - at : 512;
-        DASS_TRY(e->be->ops->read(e->be, block, (const unsigned char *)data + (size_t)at * size, (size_t)n_here * size));
+        DASS_TRY(
+            e->be->ops->read(e->be, block, (const unsigned char *)data + (size_t)at * size, (size_t)n_here * size));
         for (int64_t i = 0; i < n_here; i++) {
             float f = 0;
             memcpy(&f, (const unsigned char *)block + (size_t)i * size, x->dtype == DASS_F32 ? 4 : 0);
@@ -72,8 +73,10 @@ static dass_status check_finite(dass_exec *e, dass_node n, dass_val v, const voi
                 continue;
             char line[400];
             dass_node_print(e->g, n, line, sizeof line);
-            return DASS_FAIL(DASS_NUMERIC, "guard: element %lld of '%s' is not finite (or was never written) after node %u "
-                             "(%s): %s", (long long)(at + i), x->name, n, dass_exec_kernel_name(e, n), line);
+            return DASS_FAIL(DASS_NUMERIC,
+                             "guard: element %lld of '%s' is not finite (or was never written) after node %u "
+                             "(%s): %s",
+                             (long long)(at + i), x->name, n, dass_exec_kernel_name(e, n), line);
         }
     }
     return DASS_OK;

@@ -1,5 +1,5 @@
-/* The null backend: accepts every op, wants no scratch, owns no memory and never computes. For `dass plan` and planner tests;
- * graphs of either real type are planned.
+/* The null backend: accepts every op, wants no scratch, owns no memory and never computes. For `dass plan` and planner
+ * tests; graphs of either real type are planned.
  */
 #include "exec_private.h"
 

@@ -1,7 +1,7 @@
-/* The graph object: growth, references to buffers, hash-consing, dead-code removal. Shapes and formulas of single ops are
- * in ops_forward.c and ops_backward.c. Invariant: inputs of a node have smaller definition numbers than the node, so
- * node order is always a valid order of execution, and reads of a buffer see the version that was current when they were
- * built.
+/* The graph object: growth, references to buffers, hash-consing, dead-code removal. Shapes and formulas of single ops
+ * are in ops_forward.c and ops_backward.c. Invariant: inputs of a node have smaller definition numbers than the node,
+ * so node order is always a valid order of execution, and reads of a buffer see the version that was current when they
+ * were built.
  */
 #include "graph_private.h"
 
@@ -103,8 +103,7 @@ dass_val dass__graph_fail(dass_graph *g, dass_status st, const char *fmt, ...)
         va_start(ap, fmt);
         vsnprintf(text, sizeof text, fmt, ap);
         va_end(ap);
-        g->status = DASS_FAIL(st, "%s%s%s", g->priv->scope ? g->priv->scope : "",
-                              g->priv->scope ? ": " : "", text);
+        g->status = DASS_FAIL(st, "%s%s%s", g->priv->scope ? g->priv->scope : "", g->priv->scope ? ": " : "", text);
     }
     return 0;
 }
@@ -225,8 +224,8 @@ static bool index_grow(dass_graph *g, bool refs)
     return true;
 }
 
-static dass_node find_equal(const dass_graph *g, dass_op op, const dass_attr *attr, const dass_val *in,
-                            uint32_t n_in, uint32_t n_out)
+static dass_node find_equal(const dass_graph *g, dass_op op, const dass_attr *attr, const dass_val *in, uint32_t n_in,
+                            uint32_t n_out)
 {
     uint32_t i = hash_slot(node_hash(op, attr, in, n_in), g->priv->n_cons_slots);
     for (; g->priv->cons[i]; i = (i + 1) & (g->priv->n_cons_slots - 1))
@@ -328,7 +327,12 @@ dass_val dass_ref_typed(dass_graph *g, const char *name, dass_dtype dtype, dass_
     if (buf == 0 || buf >= DASS__MAX_BUFS || offset < 0 || rank < 1 || rank > 4)
         return dass__graph_fail(g, DASS_ARG, "ref '%s': buffer %u, offset %lld, rank %d are not valid", name, buf,
                                 (long long)offset, rank);
-    dass_value v = {.dtype = dtype, .layout = layout, .rank = rank, .dim = {1, 1, 1, 1}, .buf = buf, .offset = offset,
+    dass_value v = {.dtype = dtype,
+                    .layout = layout,
+                    .rank = rank,
+                    .dim = {1, 1, 1, 1},
+                    .buf = buf,
+                    .offset = offset,
                     .version = g->priv->buf_version[buf]};
     for (int32_t i = 0; i < rank; i++) {
         if (dim[i] < 1)

@@ -1,12 +1,12 @@
-/* Reverse-mode gradient as a graph -> graph function: one sweep from the last node to the first, each node's rule turning
- * the gradient of its outputs into contributions to the gradients of its inputs.
+/* Reverse-mode gradient as a graph -> graph function: one sweep from the last node to the first, each node's rule
+ * turning the gradient of its outputs into contributions to the gradients of its inputs.
  *
  * A contribution is not yet a tensor. It has one of three forms, and stays in it as long as its reader can take it so:
  *     plain    d
  *     scaled   p[index] * d             what a weighted sum sends to a raw term: never materialised by itself
  *     affine   A d + B x + C0           what a normalised term or input sends to the tensor behind the batch norm
- * take() joins whatever has arrived into one value (a GSUM when there is more than one thing to add). Ops that can add to
- * their result take a plain contribution as `acc` and grow it in place.
+ * take() joins whatever has arrived into one value (a GSUM when there is more than one thing to add). Ops that can add
+ * to their result take a plain contribution as `acc` and grow it in place.
  *
  * Batch norm: bn_stats has no rule. Whoever applies the statistics (bn_apply, a wsum term, a dwpw input) owns the full
  * gradient, including the path through mean and rstd, so the statistics must come from the tensor they are applied to;
@@ -141,7 +141,7 @@ static bool stats_of(sweep *s, dass_val x, dass_val mean)
     return ok;
 }
 
-/* ---- rules -------------------------------------------------------------------------------------------------------- */
+/* ---- rules ----------------------------------------------------------------------------------------------- */
 
 #define MAX_NODE_ARGS 320
 
@@ -322,7 +322,7 @@ static void apply_rule(sweep *s, const node_view *v)
     }
 }
 
-/* ---- the sweep ----------------------------------------------------------------------------------------------------- */
+/* ---- the sweep ------------------------------------------------------------------------------------------- */
 
 /* What of the graph depends on a wanted buffer. Effects do not carry gradients. */
 static void mark_need(sweep *s)
@@ -330,8 +330,8 @@ static void mark_need(sweep *s)
     const dass_graph *g = s->g;
     /* a reference that later writes have made stale only named the place of such a write */
     for (dass_val v = 1; v < s->n_vals; v++)
-        s->need[v] = g->vals[v].def == 0 && find_wrt(s, v) != NULL &&
-                     g->vals[v].version == g->priv->buf_version[g->vals[v].buf];
+        s->need[v] =
+            g->vals[v].def == 0 && find_wrt(s, v) != NULL && g->vals[v].version == g->priv->buf_version[g->vals[v].buf];
     for (dass_node n = 1; n < s->n_nodes; n++) {
         bool need = false;
         for (uint32_t i = 0; i < g->nodes[n].n_in && !need; i++)
@@ -403,8 +403,8 @@ static dass_status run_sweep(dass_graph *g, const dass_val *y, const dass_val *d
         const dass_val logits = dass_node_in(g, xent)[0];
         const dass_val labels = dass_node_in(g, xent)[1];
         const dass_val step = dass_node_in(g, xent)[2];
-        push_plain(&s, logits, dass_xent_bwd(g, dass_node_out(g, xent)[2], labels, step,
-                                             g->nodes[xent].attr.scalar.value));
+        push_plain(&s, logits,
+                   dass_xent_bwd(g, dass_node_out(g, xent)[2], labels, step, g->nodes[xent].attr.scalar.value));
     }
     for (uint32_t i = 0; i < n; i++)
         push_plain(&s, y[i], d_y[i]);

@@ -1,7 +1,7 @@
-/* Lowering: graph -> graph passes that fuse what spans nodes, before the gradient is taken. A pass copies the graph node by
- * node into a new one and writes a fused op where it recognises a pattern; whatever lost its readers is left to the dead-code
- * removal of dass_graph_finish. Every op it writes has a reference and a gradient rule, so the result is checked like any
- * other graph.
+/* Lowering: graph -> graph passes that fuse what spans nodes, before the gradient is taken. A pass copies the graph
+ * node by node into a new one and writes a fused op where it recognises a pattern; whatever lost its readers is left to
+ * the dead-code removal of dass_graph_finish. Every op it writes has a reference and a gradient rule, so the result is
+ * checked like any other graph.
  */
 #include "graph_private.h"
 
@@ -11,8 +11,8 @@ typedef struct lowering {
     const dass_graph *g;
     dass_graph *out;
     unsigned passes;
-    dass_val *map;         /* old value -> new value */
-    uint32_t *first_user;  /* per value, into users */
+    dass_val *map;        /* old value -> new value */
+    uint32_t *first_user; /* per value, into users */
     dass_node *users;
 } lowering;
 
@@ -130,8 +130,8 @@ static bool try_wsum(lowering *l, dass_node n)
             a = rec_in(l, bn); /* x, mean, rstd, gamma, beta: the same five in the same order */
             any = true;
         }
-        terms[k] = (dass_term){l->map[a[0]], l->map[a[1]], l->map[a[2]], l->map[a[3]], l->map[a[4]],
-                               r->attr.sum.index[k]};
+        terms[k] =
+            (dass_term){l->map[a[0]], l->map[a[1]], l->map[a[2]], l->map[a[3]], l->map[a[4]], r->attr.sum.index[k]};
     }
     if (any)
         l->map[dass_node_out(g, n)[0]] = dass_wsum(l->out, l->map[in[0]], terms, (uint32_t)r->attr.sum.n_terms);
@@ -166,8 +166,8 @@ static dass_attr copy_attr(lowering *l, const dass_node_rec *r)
         a.sum.index = dass__graph_intern(l->out, a.sum.index, (size_t)a.sum.n_terms * sizeof *a.sum.index);
         break;
     case DASS_OP_MASK_THRESHOLD:
-        a.mask.segments = dass__graph_intern(l->out, a.mask.segments,
-                                             (size_t)a.mask.n_segments * sizeof *a.mask.segments);
+        a.mask.segments =
+            dass__graph_intern(l->out, a.mask.segments, (size_t)a.mask.n_segments * sizeof *a.mask.segments);
         break;
     case DASS_OP_AUGMENT:
         a.augment.mean_std = dass__graph_intern(l->out, a.augment.mean_std, 2 * (size_t)c * sizeof(double));
@@ -228,8 +228,8 @@ static void map_refs(lowering *l, dass_node n)
     }
 }
 
-/* References that nobody reads stay too: their gradient is zero, and the gradient pass must know of them. Stale ones only
- * named the place of a write. */
+/* References that nobody reads stay too: their gradient is zero, and the gradient pass must know of them. Stale ones
+ * only named the place of a write. */
 static void map_unread(lowering *l)
 {
     for (dass_val v = 1; v < l->g->n_vals; v++) {

@@ -40,9 +40,11 @@ dass_val dass_conv_bwd_data(dass_graph *g, dass_val d_y, dass_val w, int32_t h, 
         return 0;
     const dass_value *y = &g->vals[d_y];
     const dass_value *wv = &g->vals[w];
-    if (!fits(g, "conv_bwd_data", d_y && w && wv->dim[0] == y->dim[1] && wv->dim[2] == a.kh && wv->dim[3] == a.kw &&
-              dass__window_out(h, a.kh, a.stride, a.pad, a.dil) == y->dim[2] &&
-              dass__window_out(wd, a.kw, a.stride, a.pad, a.dil) == y->dim[3], d_y, w))
+    if (!fits(g, "conv_bwd_data",
+              d_y && w && wv->dim[0] == y->dim[1] && wv->dim[2] == a.kh && wv->dim[3] == a.kw &&
+                  dass__window_out(h, a.kh, a.stride, a.pad, a.dil) == y->dim[2] &&
+                  dass__window_out(wd, a.kw, a.stride, a.pad, a.dil) == y->dim[3],
+              d_y, w))
         return 0;
     const dass_attr attr = {.conv = plain_conv(a)};
     const dass_val in[] = {d_y, w};
@@ -56,13 +58,17 @@ dass_val dass_conv_bwd_weights(dass_graph *g, dass_val x, dass_val d_y, dass_con
         return 0;
     const dass_value *xv = &g->vals[x];
     const dass_value *y = &g->vals[d_y];
-    if (!fits(g, "conv_bwd_weights", x && d_y && xv->dim[0] == y->dim[0] && xv->dim[1] % a.groups == 0 &&
-              dass__window_out(xv->dim[2], a.kh, a.stride, a.pad, a.dil) == y->dim[2] &&
-              dass__window_out(xv->dim[3], a.kw, a.stride, a.pad, a.dil) == y->dim[3], x, d_y))
+    if (!fits(g, "conv_bwd_weights",
+              x && d_y && xv->dim[0] == y->dim[0] && xv->dim[1] % a.groups == 0 &&
+                  dass__window_out(xv->dim[2], a.kh, a.stride, a.pad, a.dil) == y->dim[2] &&
+                  dass__window_out(xv->dim[3], a.kw, a.stride, a.pad, a.dil) == y->dim[3],
+              x, d_y))
         return 0;
     const dass_attr attr = {.conv = plain_conv(a)};
     const dass_val in[] = {x, d_y};
-    const dass__shape s = {.dtype = g->real, .layout = DASS_LAYOUT_OIHW, .rank = 4,
+    const dass__shape s = {.dtype = g->real,
+                           .layout = DASS_LAYOUT_OIHW,
+                           .rank = 4,
                            .dim = {y->dim[1], xv->dim[1] / a.groups, a.kh, a.kw}};
     return dass__node1(g, DASS_OP_CONV_BWD_WEIGHTS, in, 2, &attr, s);
 }
@@ -116,8 +122,10 @@ static dass__shape input_shape(const dass_graph *g, dass_val d_y, int32_t h, int
 
 static bool pool_fits(dass_graph *g, const char *op, dass_val d_y, int32_t h, int32_t w, dass_pool_attr a)
 {
-    return fits(g, op, d_y && dass__window_out(h, a.k, a.stride, a.pad, 1) == g->vals[d_y].dim[2] &&
-                dass__window_out(w, a.k, a.stride, a.pad, 1) == g->vals[d_y].dim[3], d_y, d_y);
+    return fits(g, op,
+                d_y && dass__window_out(h, a.k, a.stride, a.pad, 1) == g->vals[d_y].dim[2] &&
+                    dass__window_out(w, a.k, a.stride, a.pad, 1) == g->vals[d_y].dim[3],
+                d_y, d_y);
 }
 
 dass_val dass_max_pool_bwd(dass_graph *g, dass_val d_y, dass_val index, dass_val acc, int32_t h, int32_t w,
@@ -156,8 +164,10 @@ dass_val dass_subsample_bwd(dass_graph *g, dass_val d_y, dass_val acc, int32_t h
                             int32_t offset)
 {
     const char *op = "subsample_bwd";
-    if (!fits(g, op, d_y && stride > 0 && offset >= 0 && (h - offset + stride - 1) / stride == g->vals[d_y].dim[2] &&
-              (w - offset + stride - 1) / stride == g->vals[d_y].dim[3], d_y, d_y) ||
+    if (!fits(g, op,
+              d_y && stride > 0 && offset >= 0 && (h - offset + stride - 1) / stride == g->vals[d_y].dim[2] &&
+                  (w - offset + stride - 1) / stride == g->vals[d_y].dim[3],
+              d_y, d_y) ||
         !acc_ok(g, op, acc, input_shape(g, d_y, h, w)))
         return 0;
     const dass_attr a = {.scalar = {.i = stride, .j = offset}};
@@ -202,8 +212,7 @@ void dass_wsum_bwd(dass_graph *g, dass_val d_y, dass_val p, dass_val acc_dp, con
         s[1 + 3 * k] = (want[k] & 1) ? dass__shape_rows(g, 3, c) : none;
         s[2 + 3 * k] = s[3 + 3 * k] = (want[k] & 2) ? dass__shape_flat(g, c) : none;
     }
-    const dass_attr attr = {.sum = {.index = dass__graph_intern(g, index, n * sizeof *index),
-                                    .n_terms = (int32_t)n}};
+    const dass_attr attr = {.sum = {.index = dass__graph_intern(g, index, n * sizeof *index), .n_terms = (int32_t)n}};
     dass__node_add(g, DASS_OP_WSUM_BWD, in, 3 + 5 * n, &attr, s, 1 + 3 * n, NULL, outs);
     if (d_p)
         *d_p = outs[0];
@@ -255,8 +264,10 @@ dass_dwpw_grad dass_dwpw_bwd(dass_graph *g, dass_dwpw_in in, dass_val y, dass_va
 {
     dass_dwpw_grad r = {0};
     if (!fits(g, "dwpw_bwd", in.x && in.w_dw && in.w_pw && d && (coef == 0 || y), d, in.x) ||
-        !fits(g, "dwpw_bwd", dass__window_out(g->vals[in.x].dim[2], a.kh, a.stride, a.pad, a.dil) == g->vals[d].dim[2] &&
-              g->vals[in.w_pw].dim[0] == g->vals[d].dim[1], d, in.x) ||
+        !fits(g, "dwpw_bwd",
+              dass__window_out(g->vals[in.x].dim[2], a.kh, a.stride, a.pad, a.dil) == g->vals[d].dim[2] &&
+                  g->vals[in.w_pw].dim[0] == g->vals[d].dim[1],
+              d, in.x) ||
         !acc_ok(g, "dwpw_bwd", acc, dass__shape_of(g, in.x)) ||
         !fits(g, "dwpw_bwd", acc == 0 || in.mean == 0, acc, in.mean))
         return r;
@@ -268,12 +279,9 @@ dass_dwpw_grad dass_dwpw_bwd(dass_graph *g, dass_dwpw_in in, dass_val y, dass_va
     const dass_attr attr = {.conv = a};
     const dass_val args[] = {in.x, in.mean, in.rstd, in.gamma, in.beta, in.w_dw, in.w_pw, coef ? y : 0, d, coef, acc};
     const dass__shape s[] = {
-        (want & 1) ? dass__shape_of(g, in.x) : none,
-        (want & 1) && norm ? dass__shape_rows(g, 3, c) : none,
-        (want & 2) && norm ? dass__shape_flat(g, c) : none,
-        (want & 2) && norm ? dass__shape_flat(g, c) : none,
-        (want & 4) ? dass__shape_of(g, in.w_dw) : none,
-        (want & 4) ? dass__shape_of(g, in.w_pw) : none,
+        (want & 1) ? dass__shape_of(g, in.x) : none,        (want & 1) && norm ? dass__shape_rows(g, 3, c) : none,
+        (want & 2) && norm ? dass__shape_flat(g, c) : none, (want & 2) && norm ? dass__shape_flat(g, c) : none,
+        (want & 4) ? dass__shape_of(g, in.w_dw) : none,     (want & 4) ? dass__shape_of(g, in.w_pw) : none,
     };
     dass_val out[6];
     dass__node_add(g, DASS_OP_DWPW_BWD, args, 11, &attr, s, 6, NULL, out);

@@ -58,8 +58,8 @@ static bool is_per_channel(dass_graph *g, const char *op, const char *what, dass
         return true;
     if (v != 0 && dass_value_count(&g->vals[v]) == g->vals[x].dim[1] && g->vals[v].dtype == g->real)
         return true;
-    dass__graph_fail(g, DASS_ARG, "%s: %s %s does not have one entry per channel of x %s", op, what,
-                     dass__show(g, v), dass__show(g, x));
+    dass__graph_fail(g, DASS_ARG, "%s: %s %s does not have one entry per channel of x %s", op, what, dass__show(g, v),
+                     dass__show(g, x));
     return false;
 }
 
@@ -76,16 +76,19 @@ dass_val dass_augment(dass_graph *g, dass_val images, dass_val samples, dass_val
         return dass__graph_fail(g, DASS_ARG, "augment: samples %s do not number images %s", dass__show(g, samples),
                                 dass__show(g, images));
     if (step == 0 || dass_value_bytes(&g->vals[step]) != sizeof(dass_step_block) || pad < 0 || cutout < 0)
-        return dass__graph_fail(g, DASS_ARG, "augment: step %s is not the 256-byte step block, or pad %d, cutout %d "
-                                "are negative", dass__show(g, step), pad, cutout);
+        return dass__graph_fail(g, DASS_ARG,
+                                "augment: step %s is not the 256-byte step block, or pad %d, cutout %d "
+                                "are negative",
+                                dass__show(g, step), pad, cutout);
     double table[32];
     memcpy(table, mean, (size_t)x->dim[1] * sizeof(double));
     memcpy(table + x->dim[1], std, (size_t)x->dim[1] * sizeof(double));
     const dass_attr a = {.augment = {.mean_std = dass__graph_intern(g, table, 2 * (size_t)x->dim[1] * sizeof(double)),
-                                     .pad = pad, .flip = flip, .cutout = cutout}};
+                                     .pad = pad,
+                                     .flip = flip,
+                                     .cutout = cutout}};
     const dass_val in[] = {images, samples, step};
-    return dass__node1(g, DASS_OP_AUGMENT, in, 3, &a,
-                       dass__shape_nhwc(g, x->dim[0], x->dim[1], x->dim[2], x->dim[3]));
+    return dass__node1(g, DASS_OP_AUGMENT, in, 3, &a, dass__shape_nhwc(g, x->dim[0], x->dim[1], x->dim[2], x->dim[3]));
 }
 
 static bool conv_attr_ok(dass_graph *g, const char *op, dass_conv_attr a)
@@ -276,8 +279,7 @@ dass_val dass_concat(dass_graph *g, const dass_val *x, uint32_t n)
                                     dass__show(g, x[0]));
         c += b->dim[1];
     }
-    return dass__node1(g, DASS_OP_CONCAT, x, n, NULL,
-                       dass__shape_nhwc(g, a->dim[0], (int32_t)c, a->dim[2], a->dim[3]));
+    return dass__node1(g, DASS_OP_CONCAT, x, n, NULL, dass__shape_nhwc(g, a->dim[0], (int32_t)c, a->dim[2], a->dim[3]));
 }
 
 #define MAX_TERMS 60
@@ -329,7 +331,8 @@ void dass_xent(dass_graph *g, dass_val logits, dass_val labels, dass_val step, d
     const dass_value *x = &g->vals[logits];
     if (x->dim[2] != 1 || x->dim[3] != 1 || labels == 0 || g->vals[labels].dtype != DASS_I32 ||
         dass_value_count(&g->vals[labels]) != x->dim[0] || step == 0 || smoothing < 0 || smoothing >= 1) {
-        dass__graph_fail(g, DASS_ARG, "xent: logits %s must be (N,classes,1,1), labels %s (N) i32, smoothing %g in [0,1)",
+        dass__graph_fail(g, DASS_ARG,
+                         "xent: logits %s must be (N,classes,1,1), labels %s (N) i32, smoothing %g in [0,1)",
                          dass__show(g, logits), dass__show(g, labels), smoothing);
         return;
     }

@@ -1,5 +1,5 @@
-/* Builder functions of the ops on flat buffers: fills, masks, optimisers. Each writes its outputs into buffers in place of
- * the reference it was given, so they are effects: never shared, never dead.
+/* Builder functions of the ops on flat buffers: fills, masks, optimisers. Each writes its outputs into buffers in place
+ * of the reference it was given, so they are effects: never shared, never dead.
  */
 #include "graph_private.h"
 
@@ -55,9 +55,11 @@ void dass_mask_threshold(dass_graph *g, dass_val scores, dass_val bits_ref, cons
     for (int64_t i = 0; i < n_segments; i++) {
         const dass_segment *s = &segments[i];
         if (s->offset < end || s->count < 1 || s->count > n - s->offset || s->kept < 0 || s->kept > s->count) {
-            dass__graph_fail(g, DASS_ARG, "mask_threshold: segment %lld (offset %lld, count %lld, kept %lld) does not "
-                             "fit scores %s", (long long)i, (long long)s->offset, (long long)s->count,
-                             (long long)s->kept, dass__show(g, scores));
+            dass__graph_fail(g, DASS_ARG,
+                             "mask_threshold: segment %lld (offset %lld, count %lld, kept %lld) does not "
+                             "fit scores %s",
+                             (long long)i, (long long)s->offset, (long long)s->count, (long long)s->kept,
+                             dass__show(g, scores));
             return;
         }
         end = s->offset + s->count;

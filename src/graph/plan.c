@@ -1,9 +1,10 @@
 /* Lifetimes, in-place takeover, greedy-by-size placement, and a verifier that knows nothing of how the plan was made.
  *
- * Every TEMP value that owns storage, and every node's scratch, is an interval [first, last] in node numbers. A node whose op
- * may run in place lets its first output join the interval of an input that dies there. Placement sorts intervals by size,
- * largest first, and gives each the lowest gap among those already placed that are alive with it; for the lifetimes of
- * training graphs this meets the lower bound to a fraction of a percent (XNNPACK and TFLite place the same way).
+ * Every TEMP value that owns storage, and every node's scratch, is an interval [first, last] in node numbers. A node
+ * whose op may run in place lets its first output join the interval of an input that dies there. Placement sorts
+ * intervals by size, largest first, and gives each the lowest gap among those already placed that are alive with it;
+ * for the lifetimes of training graphs this meets the lower bound to a fraction of a percent (XNNPACK and TFLite place
+ * the same way).
  */
 #include "dass/plan.h"
 
@@ -14,7 +15,7 @@ typedef struct interval {
     uint32_t first, last; /* nodes */
     size_t bytes;         /* rounded up, guard included */
     size_t offset;
-    uint32_t id;          /* value, or n_vals + node for scratch */
+    uint32_t id; /* value, or n_vals + node for scratch */
 } interval;
 
 typedef struct planning {
@@ -45,7 +46,8 @@ static bool may_take(const planning *pl, dass_node n, uint32_t i)
     const dass_graph *g = pl->g;
     const dass_val v = dass_node_in(g, n)[i];
     const dass_val o = dass_node_out(g, n)[0];
-    if (!is_temp(g, v) || !is_temp(g, o) || !pl->of_val[v] || dass_value_bytes(&g->vals[v]) != dass_value_bytes(&g->vals[o]))
+    if (!is_temp(g, v) || !is_temp(g, o) || !pl->of_val[v] ||
+        dass_value_bytes(&g->vals[v]) != dass_value_bytes(&g->vals[o]))
         return false;
     if (pl->iv[pl->of_val[v] - 1].last != n)
         return false;

@@ -1,8 +1,8 @@
 /* Masks, optimisers, and the rest of the ops on flat buffers: the rows and the split over threads.
  *
  * Buffers are cut into fixed chunks; segments of a mask are independent of each other. Invariant: results do not depend
- * on the number of threads, and no two threads write one word of a bit mask (kept entries are bytes in scratch until all
- * segments are done, and are packed by whole words).
+ * on the number of threads, and no two threads write one word of a bit mask (kept entries are bytes in scratch until
+ * all segments are done, and are packed by whole words).
  */
 #include "host_items.h"
 
@@ -16,13 +16,22 @@
 
 typedef struct flat_impl {
     dass__impl head;
-    int64_t n;      /* entries */
+    int64_t n; /* entries */
     int64_t chunks;
 } flat_impl;
 
-static void *arg_in(const flat_impl *m, uint32_t i) { return m->head.arg[i]; }
-static void *arg_out(const flat_impl *m, uint32_t i) { return m->head.arg[m->head.n_in + i]; }
-static const dass_attr *attr(const flat_impl *m) { return &m->head.g->nodes[m->head.n].attr; }
+static void *arg_in(const flat_impl *m, uint32_t i)
+{
+    return m->head.arg[i];
+}
+static void *arg_out(const flat_impl *m, uint32_t i)
+{
+    return m->head.arg[m->head.n_in + i];
+}
+static const dass_attr *attr(const flat_impl *m)
+{
+    return &m->head.g->nodes[m->head.n].attr;
+}
 
 static int64_t chunk_len(const flat_impl *m, int64_t i)
 {
@@ -34,7 +43,8 @@ static void *prepare(dass_arena *mem, const dass_graph *g, dass_node n, dass_ker
                      dass_status (*run)(dass_backend *be, void *impl), int64_t entries)
 {
     flat_impl *m = dass__impl_run(mem, g, n, sizeof *m, k, run);
-    if (!m) return NULL;
+    if (!m)
+        return NULL;
     m->n = entries;
     m->chunks = (entries + CHUNK - 1) / CHUNK;
     return m;
@@ -50,12 +60,13 @@ static uint32_t magnitude(float s)
     return b & 0x7fffffffu;
 }
 
-/* The digit of `width` bits at `shift` that the kept-th largest of n keys has. *kept becomes its rank among the keys with
- * that digit. */
+/* The digit of `width` bits at `shift` that the kept-th largest of n keys has. *kept becomes its rank among the keys
+ * with that digit. */
 static uint32_t pick_digit(const uint32_t *bin, int width, int64_t *kept)
 {
     uint32_t digit = (1u << width) - 1;
-    while (digit > 0 && (int64_t)bin[digit] < *kept) *kept -= bin[digit--];
+    while (digit > 0 && (int64_t)bin[digit] < *kept)
+        *kept -= bin[digit--];
     return digit;
 }
 
@@ -78,9 +89,11 @@ static uint32_t select_magnitude(const float *s, int64_t n, int64_t kept, uint32
         const uint32_t mask = (1u << width) - 1;
         memset(bin, 0, sizeof *bin << width);
         if (d == 0)
-            for (int64_t i = 0; i < n; i++) bin[magnitude(s[i]) >> shift]++;
+            for (int64_t i = 0; i < n; i++)
+                bin[magnitude(s[i]) >> shift]++;
         else
-            for (int64_t i = 0; i < left; i++) bin[keys[i] >> shift & mask]++;
+            for (int64_t i = 0; i < left; i++)
+                bin[keys[i] >> shift & mask]++;
         const uint32_t digit = pick_digit(bin, width, &kept);
         int64_t to = 0;
         for (int64_t i = 0; i < left; i++) {
@@ -104,12 +117,14 @@ static void select_segment(const dass_host *h, const float *s, int64_t n, int64_
         memset(keep, 0, (size_t)n);
         return;
     }
-    if (kept >= n) return; /* they are 1 already */
+    if (kept >= n)
+        return; /* they are 1 already */
     int64_t rank = 0;
     int64_t equal = 0;
     const uint32_t t = select_magnitude(s, n, kept, keys, &rank, &equal);
     h->vec->mask_above(s, n, t, rank == equal, keep);
-    if (rank == equal) return;
+    if (rank == equal)
+        return;
     for (int64_t i = n - 1; rank > 0; i--)
         if (magnitude(s[i]) == t) {
             keep[i] = 1;
@@ -129,7 +144,8 @@ static dass_status run_threshold(dass_backend *be, void *impl)
 #pragma omp parallel num_threads(h->n_threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < m->chunks; i++) memset(keep + i * CHUNK, 1, (size_t)chunk_len(m, i));
+        for (int64_t i = 0; i < m->chunks; i++)
+            memset(keep + i * CHUNK, 1, (size_t)chunk_len(m, i));
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < a->n_segments; i++) {
             const dass_segment *seg = &a->segments[i];
@@ -146,7 +162,8 @@ static dass_status prepare_threshold(dass_host *h, dass_arena *mem, const dass_g
 {
     (void)h;
     const int64_t entries = dass_value_count(dass__in(g, n, 0));
-    if (!prepare(mem, g, n, k, run_threshold, entries)) return DASS_NOMEM;
+    if (!prepare(mem, g, n, k, run_threshold, entries))
+        return DASS_NOMEM;
     k->ws_bytes = (size_t)entries * (sizeof(uint32_t) + 1);
     return DASS_OK;
 }
@@ -198,7 +215,8 @@ static dass_status run_norm2(dass_backend *be, void *impl)
             const int64_t left = n - i * NORM2_CHUNK;
             part[i] = h->vec->norm2(x + i * NORM2_CHUNK, left < NORM2_CHUNK ? left : NORM2_CHUNK);
         }
-        for (int64_t i = 0; i < chunks; i++) sum += part[i];
+        for (int64_t i = 0; i < chunks; i++)
+            sum += part[i];
     }
     *(float *)arg_out(m, 0) = (float)sum;
     return DASS_OK;
@@ -210,9 +228,11 @@ static dass_status prepare_norm2(dass_host *h, dass_arena *mem, const dass_graph
     int64_t most = 0;
     for (uint32_t t = 0; t < g->nodes[n].n_in; t++) {
         const int64_t count = dass_node_in(g, n)[t] ? dass_value_count(dass__in(g, n, t)) : 0;
-        if (count > most) most = count;
+        if (count > most)
+            most = count;
     }
-    if (!prepare(mem, g, n, k, run_norm2, most)) return DASS_NOMEM;
+    if (!prepare(mem, g, n, k, run_norm2, most))
+        return DASS_NOMEM;
     k->ws_bytes = (size_t)((most + NORM2_CHUNK - 1) / NORM2_CHUNK) * sizeof(double);
     return DASS_OK;
 }
@@ -233,7 +253,8 @@ static dass_status run_sgd(dass_backend *be, void *impl)
     double scale = 1;
     if (norm2 && step->clip > 0) {
         scale = step->clip / (sqrt((double)*norm2) + 1e-6);
-        if (scale > 1) scale = 1; /* a NaN norm stays visible */
+        if (scale > 1)
+            scale = 1; /* a NaN norm stays visible */
     }
     const dass__v_sgd a = {.scale = (float)scale,
                            .decay = (float)step->weight_decay[group],
@@ -242,8 +263,8 @@ static dass_status run_sgd(dass_backend *be, void *impl)
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
     for (int64_t i = 0; i < m->chunks; i++) {
         const int64_t at = i * CHUNK;
-        h->vec->sgd(&a, theta + at, moment + at, grad + at, bits ? bits + at / 64 : NULL, chunk_len(m, i), theta_out + at,
-                    moment_out + at);
+        h->vec->sgd(&a, theta + at, moment + at, grad + at, bits ? bits + at / 64 : NULL, chunk_len(m, i),
+                    theta_out + at, moment_out + at);
     }
     return DASS_OK;
 }
@@ -289,7 +310,8 @@ static dass_status run_fill(dass_backend *be, void *impl)
     const float value = (float)attr(m)->scalar.value;
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
     for (int64_t i = 0; i < m->chunks; i++)
-        for (int64_t j = 0; j < chunk_len(m, i); j++) dst[i * CHUNK + j] = value;
+        for (int64_t j = 0; j < chunk_len(m, i); j++)
+            dst[i * CHUNK + j] = value;
     return DASS_OK;
 }
 
@@ -300,9 +322,11 @@ static dass_status run_copy(dass_backend *be, void *impl)
     const flat_impl *m = impl;
     const char *src = arg_in(m, 0);
     char *dst = arg_out(m, 0);
-    if (src == dst) return DASS_OK;
+    if (src == dst)
+        return DASS_OK;
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
-    for (int64_t i = 0; i < m->chunks; i++) memcpy(dst + i * CHUNK, src + i * CHUNK, (size_t)chunk_len(m, i));
+    for (int64_t i = 0; i < m->chunks; i++)
+        memcpy(dst + i * CHUNK, src + i * CHUNK, (size_t)chunk_len(m, i));
     return DASS_OK;
 }
 

@@ -1,10 +1,10 @@
 /* How elementwise work over channels-last tensors is cut, and how per-channel numbers meet vectors.
  *
- * A tensor is a stream of pixels of C floats. With period = lcm(C, lanes), the channel of element i of a run that starts
- * at a pixel is fixed by i mod period, so coefficients repeated to one period make every C look like a multiple of the
- * vector; only the end of a run is left to a scalar loop. An item is a run of whole pixels (a multiple of 16, hence of
- * whole periods, except for the last). Items depend on the shape and on the vector length, never on the number of
- * threads: sums per item, added in index order, give the same bits on any number of cores.
+ * A tensor is a stream of pixels of C floats. With period = lcm(C, lanes), the channel of element i of a run that
+ * starts at a pixel is fixed by i mod period, so coefficients repeated to one period make every C look like a multiple
+ * of the vector; only the end of a run is left to a scalar loop. An item is a run of whole pixels (a multiple of 16,
+ * hence of whole periods, except for the last). Items depend on the shape and on the vector length, never on the number
+ * of threads: sums per item, added in index order, give the same bits on any number of cores.
  */
 #ifndef DASS_HOST_ITEMS_H
 #define DASS_HOST_ITEMS_H
@@ -40,7 +40,8 @@ static inline dass__items dass__items_cut(int64_t n_pix, int32_t c, int32_t lane
 {
     int64_t pix = (DASS__ITEM_FLOATS + c - 1) / c;
     const int64_t least = (n_pix + DASS__MAX_ITEMS - 1) / DASS__MAX_ITEMS;
-    if (pix < least) pix = least;
+    if (pix < least)
+        pix = least;
     pix = (pix + 15) / 16 * 16;
     return (dass__items){.n_pix = n_pix,
                          .n = n_pix * c,
@@ -65,8 +66,10 @@ static inline int64_t dass__item_len(const dass__items *it, int64_t i)
 /* Repeat c numbers to a period. NULL: the constant `otherwise`. */
 static inline void dass__spread(const dass__items *it, const float *src, float otherwise, float *dst)
 {
-    for (int32_t i = 0; i < it->c; i++) dst[i] = src ? src[i] : otherwise;
-    for (int32_t i = it->c; i < it->period; i++) dst[i] = dst[i - it->c];
+    for (int32_t i = 0; i < it->c; i++)
+        dst[i] = src ? src[i] : otherwise;
+    for (int32_t i = it->c; i < it->period; i++)
+        dst[i] = dst[i - it->c];
 }
 
 /* Bytes rounded up to a cache line, so that no two threads share one. */

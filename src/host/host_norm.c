@@ -12,27 +12,38 @@ typedef struct norm_impl {
     size_t part; /* bytes of partial sums per item */
 } norm_impl;
 
-static void *arg_in(const norm_impl *m, uint32_t i) { return m->head.arg[i]; }
-static void *arg_out(const norm_impl *m, uint32_t i) { return m->head.arg[m->head.n_in + i]; }
+static void *arg_in(const norm_impl *m, uint32_t i)
+{
+    return m->head.arg[i];
+}
+static void *arg_out(const norm_impl *m, uint32_t i)
+{
+    return m->head.arg[m->head.n_in + i];
+}
 
 /* Element `i` of a channel's positions in the period, summed. */
 static double fold(const double *s, const dass__items *it, int32_t c)
 {
     double sum = 0;
-    for (int32_t i = c; i < it->period; i += it->c) sum += s[i];
+    for (int32_t i = c; i < it->period; i += it->c)
+        sum += s[i];
     return sum;
 }
 
 /* ---- sums --------------------------------------------------------------------------------------------------- */
 
 /* Partial sums of an item in scratch: s, then q, then the shift (a period each). */
-static double *part_of(const norm_impl *m, int64_t i) { return (double *)((char *)m->head.ws + (size_t)i * m->part); }
+static double *part_of(const norm_impl *m, int64_t i)
+{
+    return (double *)((char *)m->head.ws + (size_t)i * m->part);
+}
 
-static dass_status prepare_sums(dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k, const dass__items *it,
-                                dass_status (*run)(dass_backend *be, void *impl))
+static dass_status prepare_sums(dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k,
+                                const dass__items *it, dass_status (*run)(dass_backend *be, void *impl))
 {
     norm_impl *m = dass__impl_run(mem, g, n, sizeof *m, k, run);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     m->it = *it;
     m->part = dass__line((size_t)it->period * (2 * sizeof(double) + sizeof(float)));
     /* behind the partial sums: three periods of coefficients, used by bwd_reduce */
@@ -51,8 +62,8 @@ static void stats_item(const dass_host *h, const norm_impl *m, int64_t i)
     h->vec->norm_stats(x, dass__item_len(it, i), it->period, shift, s, s + it->period);
 }
 
-/* Mean and 1/sqrt(var + eps) of a channel from its shifted sums per item: the mean first, then the squares about it from
- * those about each item's own mean (Chan, Golub and LeVeque 1983). */
+/* Mean and 1/sqrt(var + eps) of a channel from its shifted sums per item: the mean first, then the squares about it
+ * from those about each item's own mean (Chan, Golub and LeVeque 1983). */
 static void stats_channel(const norm_impl *m, int32_t c, double eps, float *mean, float *rstd)
 {
     const dass__items *it = &m->it;
@@ -84,8 +95,10 @@ static dass_status run_stats(dass_backend *be, void *impl)
     const norm_impl *m = impl;
     const double eps = m->head.g->nodes[m->head.n].attr.bn.eps;
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
-    for (int64_t i = 0; i < m->it.count; i++) stats_item(h, m, i);
-    for (int32_t c = 0; c < m->it.c; c++) stats_channel(m, c, eps, arg_out(m, 0), arg_out(m, 1));
+    for (int64_t i = 0; i < m->it.count; i++)
+        stats_item(h, m, i);
+    for (int32_t c = 0; c < m->it.c; c++)
+        stats_channel(m, c, eps, arg_out(m, 0), arg_out(m, 1));
     return DASS_OK;
 }
 
@@ -103,7 +116,8 @@ static dass_status run_channel_sum(dass_backend *be, void *impl)
     }
     for (int32_t c = 0; c < it->c; c++) {
         double sum = 0;
-        for (int64_t i = 0; i < it->count; i++) sum += fold(part_of(m, i), it, c);
+        for (int64_t i = 0; i < it->count; i++)
+            sum += fold(part_of(m, i), it, c);
         dst[c] = (float)sum;
     }
     return DASS_OK;
@@ -125,7 +139,8 @@ static dass__v_bn spread_bn(const norm_impl *m, uint32_t first, bool infer, floa
         const double r = infer ? 1 / sqrt((double)rstd[c] + a->eps) : (double)rstd[c];
         scale[c] = (float)((gamma ? (double)gamma[c] : 1) * r);
     }
-    for (int32_t c = it->c; c < it->period; c++) scale[c] = scale[c - it->c];
+    for (int32_t c = it->c; c < it->period; c++)
+        scale[c] = scale[c - it->c];
     dass__spread(it, arg_in(m, first + 3), 0, coef + 2 * it->period);
     return (dass__v_bn){.mean = coef, .a = scale, .b = coef + 2 * it->period, .period = it->period, .act = a->act};
 }
@@ -134,7 +149,8 @@ static dass_status prepare_map(dass_arena *mem, const dass_graph *g, dass_node n
                                dass_status (*run)(dass_backend *be, void *impl))
 {
     norm_impl *m = dass__impl_run(mem, g, n, sizeof *m, k, run);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     m->it = *it;
     k->ws_bytes = 5 * (size_t)it->period * sizeof(float);
     return DASS_OK;
@@ -188,8 +204,10 @@ static dass_status run_bwd_reduce(dass_backend *be, void *impl)
             s += fold(part_of(m, i), it, c);
             q += fold(part_of(m, i) + it->period, it, c);
         }
-        if (d_beta) d_beta[c] = (float)s;
-        if (d_gamma) d_gamma[c] = (float)(q * (double)rstd[c]);
+        if (d_beta)
+            d_beta[c] = (float)s;
+        if (d_gamma)
+            d_gamma[c] = (float)(q * (double)rstd[c]);
     }
     return DASS_OK;
 }
@@ -267,7 +285,8 @@ static dass_status prepare_running(dass_host *h, dass_arena *mem, const dass_gra
 {
     const dass__items it = dass__items_cut(1, (int32_t)dass_value_count(dass__in(g, n, 0)), h->vec->lanes);
     norm_impl *m = dass__impl_run(mem, g, n, sizeof *m, k, run_running);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     m->it = it;
     return DASS_OK;
 }

@@ -20,9 +20,18 @@ typedef struct pool_impl {
     float *table;   /* augment: 256 values per channel */
 } pool_impl;
 
-static void *arg_in(const pool_impl *m, uint32_t i) { return m->head.arg[i]; }
-static void *arg_out(const pool_impl *m, uint32_t i) { return m->head.arg[m->head.n_in + i]; }
-static const dass_attr *attr(const pool_impl *m) { return &m->head.g->nodes[m->head.n].attr; }
+static void *arg_in(const pool_impl *m, uint32_t i)
+{
+    return m->head.arg[i];
+}
+static void *arg_out(const pool_impl *m, uint32_t i)
+{
+    return m->head.arg[m->head.n_in + i];
+}
+static const dass_attr *attr(const pool_impl *m)
+{
+    return &m->head.g->nodes[m->head.n].attr;
+}
 
 /* Scratch of the calling thread. */
 static void *scratch(const pool_impl *m)
@@ -35,8 +44,14 @@ static void *scratch(const pool_impl *m)
 }
 
 /* A tensor's image i. */
-static int64_t big(const pool_impl *m, int64_t i) { return i * m->p.h * m->p.w * m->p.c; }
-static int64_t small(const pool_impl *m, int64_t i) { return i * m->p.oh * m->p.ow * m->p.c; }
+static int64_t big(const pool_impl *m, int64_t i)
+{
+    return i * m->p.h * m->p.w * m->p.c;
+}
+static int64_t small(const pool_impl *m, int64_t i)
+{
+    return i * m->p.oh * m->p.ow * m->p.c;
+}
 
 /* ---- pools --------------------------------------------------------------------------------------------------- */
 
@@ -60,7 +75,8 @@ static dass_status run_avg_pool(dass_backend *be, void *impl)
     const float *x = arg_in(m, 0);
     float *y = arg_out(m, 0);
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
-    for (int64_t i = 0; i < m->n; i++) h->vec->avg_pool(&m->p, x + big(m, i), y + small(m, i), scratch(m));
+    for (int64_t i = 0; i < m->n; i++)
+        h->vec->avg_pool(&m->p, x + big(m, i), y + small(m, i), scratch(m));
     return DASS_OK;
 }
 
@@ -74,8 +90,8 @@ static dass_status run_max_pool_bwd(dass_backend *be, void *impl)
     float *d_x = arg_out(m, 0);
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
     for (int64_t i = 0; i < m->n; i++)
-        h->vec->max_pool_bwd(&m->p, d_y + small(m, i), index + small(m, i), acc ? acc + big(m, i) : NULL, d_x + big(m, i),
-                             scratch(m));
+        h->vec->max_pool_bwd(&m->p, d_y + small(m, i), index + small(m, i), acc ? acc + big(m, i) : NULL,
+                             d_x + big(m, i), scratch(m));
     return DASS_OK;
 }
 
@@ -106,8 +122,10 @@ static dass_status run_global_pool(dass_backend *be, void *impl)
         double *s = scratch(m);
         memset(s, 0, (size_t)it->period * sizeof *s);
         h->vec->norm_sum(x + big(m, i), pixels * it->c, it->period, s);
-        for (int32_t j = it->c; j < it->period; j++) s[j % it->c] += s[j];
-        for (int32_t c = 0; c < it->c; c++) y[i * it->c + c] = (float)(s[c] / (double)pixels);
+        for (int32_t j = it->c; j < it->period; j++)
+            s[j % it->c] += s[j];
+        for (int32_t c = 0; c < it->c; c++)
+            y[i * it->c + c] = (float)(s[c] / (double)pixels);
     }
     return DASS_OK;
 }
@@ -124,8 +142,10 @@ static dass_status run_global_pool_bwd(dass_backend *be, void *impl)
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
     for (int64_t i = 0; i < m->n; i++) {
         float *g = scratch(m);
-        for (int32_t c = 0; c < it->c; c++) g[c] = (float)((double)d_y[i * it->c + c] / (double)pixels);
-        for (int32_t j = it->c; j < it->period; j++) g[j] = g[j - it->c];
+        for (int32_t c = 0; c < it->c; c++)
+            g[c] = (float)((double)d_y[i * it->c + c] / (double)pixels);
+        for (int32_t j = it->c; j < it->period; j++)
+            g[j] = g[j - it->c];
         h->vec->add_period(acc ? acc + big(m, i) : NULL, g, pixels * it->c, it->period, d_x + big(m, i));
     }
     return DASS_OK;
@@ -142,7 +162,8 @@ static dass_status run_relu(dass_backend *be, void *impl)
     float *y = arg_out(m, 0);
     const int act = attr(m)->act;
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
-    for (int64_t i = 0; i < it->count; i++) h->vec->relu(x + i * it->step, dass__item_len(it, i), act, y + i * it->step);
+    for (int64_t i = 0; i < it->count; i++)
+        h->vec->relu(x + i * it->step, dass__item_len(it, i), act, y + i * it->step);
     return DASS_OK;
 }
 
@@ -193,8 +214,10 @@ static dass_status run_subsample_bwd(dass_backend *be, void *impl)
     for (int64_t i = 0; i < m->n; i++) {
         float *d = d_x + big(m, i);
         const size_t bytes = (size_t)big(m, 1) * sizeof(float);
-        if (!acc) memset(d, 0, bytes);
-        else if (acc != d_x) memcpy(d, acc + big(m, i), bytes);
+        if (!acc)
+            memset(d, 0, bytes);
+        else if (acc != d_x)
+            memcpy(d, acc + big(m, i), bytes);
         for (int64_t r = 0; r < p->oh; r++)
             h->vec->add_rows(d + ((offset + r * p->stride) * p->w + offset) * p->c, (int64_t)p->stride * p->c,
                              d_y + small(m, i) + r * p->ow * p->c, p->c, p->c, p->ow);
@@ -242,7 +265,7 @@ static dass_status run_slice(dass_backend *be, void *impl)
 
 /* Where one sample's output comes from. */
 typedef struct view {
-    int32_t dy, dx;                   /* output row h reads image row h + dy */
+    int32_t dy, dx; /* output row h reads image row h + dy */
     bool mirror;
     int32_t top, bottom, left, right; /* zeroed square, in the output */
 } view;
@@ -281,9 +304,11 @@ static void augment_image(const pool_impl *m, const view *v, const uint8_t *src,
             const bool inside = ih >= 0 && ih < n_h && iw >= 0 && iw < n_w;
             const uint8_t *pixel = src + ((int64_t)ih * n_w + iw) * n_c * (inside ? 1 : 0);
             if (h >= v->top && h < v->bottom && w >= v->left && w < v->right)
-                for (int32_t c = 0; c < n_c; c++) dst[c] = 0;
+                for (int32_t c = 0; c < n_c; c++)
+                    dst[c] = 0;
             else
-                for (int32_t c = 0; c < n_c; c++) dst[c] = m->table[c * 256 + (inside ? pixel[c] : 0)];
+                for (int32_t c = 0; c < n_c; c++)
+                    dst[c] = m->table[c * 256 + (inside ? pixel[c] : 0)];
         }
 }
 
@@ -309,10 +334,10 @@ static pool_impl *make(dass_host *h, dass_arena *mem, const dass_graph *g, dass_
                        dass_status (*run)(dass_backend *be, void *impl), const dass_value *from, const dass_value *to)
 {
     pool_impl *m = dass__impl_run(mem, g, n, sizeof *m, k, run);
-    if (!m) return NULL;
+    if (!m)
+        return NULL;
     m->n = from->dim[0];
-    m->p = (dass__v_pool){
-        .c = from->dim[1], .h = from->dim[2], .w = from->dim[3], .oh = to->dim[2], .ow = to->dim[3]};
+    m->p = (dass__v_pool){.c = from->dim[1], .h = from->dim[2], .w = from->dim[3], .oh = to->dim[2], .ow = to->dim[3]};
     m->it = dass__items_of(h, from);
     return m;
 }
@@ -323,7 +348,8 @@ static dass_status prepare_pool(dass_host *h, dass_arena *mem, const dass_graph 
                                 const dass_value *to)
 {
     pool_impl *m = make(h, mem, g, n, k, run, from, to);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     const dass_pool_attr *a = &g->nodes[n].attr.pool;
     m->p.k = a->k;
     m->p.stride = a->stride;
@@ -338,7 +364,8 @@ static dass_status prepare_global(dass_host *h, dass_arena *mem, const dass_grap
                                   const dass_value *to)
 {
     pool_impl *m = make(h, mem, g, n, k, run, from, to);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     m->scratch = dass__line((size_t)m->it.period * sizeof(double));
     k->ws_bytes = (size_t)h->n_threads * m->scratch;
     return DASS_OK;
@@ -349,7 +376,8 @@ static dass_status prepare_sample(dass_host *h, dass_arena *mem, const dass_grap
                                   const dass_value *to)
 {
     pool_impl *m = make(h, mem, g, n, k, run, from, to);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     m->p.stride = g->nodes[n].attr.scalar.i;
     return DASS_OK;
 }
@@ -366,7 +394,8 @@ static dass_status prepare_flat(dass_host *h, dass_arena *mem, const dass_graph 
                                 const dass_value *to)
 {
     pool_impl *m = make(h, mem, g, n, k, run, from, to);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     m->it = dass__items_cut(dass_value_count(from), 1, h->vec->lanes);
     return DASS_OK;
 }
@@ -377,12 +406,15 @@ static dass_status prepare_table(dass_host *h, dass_arena *mem, const dass_graph
                                  const dass_value *to)
 {
     pool_impl *m = make(h, mem, g, n, k, run, from, to);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     const double *mean_std = g->nodes[n].attr.augment.mean_std;
     m->table = dass_arena_alloc(mem, (size_t)m->p.c * 256 * sizeof *m->table);
-    if (!m->table) return DASS_NOMEM;
+    if (!m->table)
+        return DASS_NOMEM;
     for (int32_t c = 0; c < m->p.c; c++)
-        for (int v = 0; v < 256; v++) m->table[c * 256 + v] = (float)((v / 255.0 - mean_std[c]) / mean_std[m->p.c + c]);
+        for (int v = 0; v < 256; v++)
+            m->table[c * 256 + v] = (float)((v / 255.0 - mean_std[c]) / mean_std[m->p.c + c]);
     return DASS_OK;
 }
 

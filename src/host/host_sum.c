@@ -1,9 +1,10 @@
 /* Weighted sums: wsum, gsum, and the reductions behind wsum's gradient.
  *
- * Both sums become the same thing: distinct tensors ("streams"), each with one coefficient per channel, and one bias per
- * channel; terms that share a tensor share its coefficient. A batch-normalised term f (gamma (x - mean) rstd + beta) is
- * the stream x with a = f gamma rstd and f beta - a mean added to the bias; a gradient term A d + B x + C0 is two streams.
- * Coefficients and bias are formed in double once a run. Invariant: results do not depend on the number of threads.
+ * Both sums become the same thing: distinct tensors ("streams"), each with one coefficient per channel, and one bias
+ * per channel; terms that share a tensor share its coefficient. A batch-normalised term f (gamma (x - mean) rstd +
+ * beta) is the stream x with a = f gamma rstd and f beta - a mean added to the bias; a gradient term A d + B x + C0 is
+ * two streams. Coefficients and bias are formed in double once a run. Invariant: results do not depend on the number of
+ * threads.
  */
 #include "host_items.h"
 
@@ -52,7 +53,8 @@ static int32_t stream_of(sum_impl *m, uint32_t in)
 {
     const dass_val *v = dass_node_in(m->head.g, m->head.n);
     for (int32_t s = 0; s < m->n_x; s++)
-        if (v[m->stream_in[s]] == v[in]) return s;
+        if (v[m->stream_in[s]] == v[in])
+            return s;
     m->stream_in[m->n_x] = in;
     return m->n_x++;
 }
@@ -61,7 +63,8 @@ static void add_share(sum_impl *m, uint32_t tensor, share_kind kind, int32_t ind
 {
     const int32_t stream = stream_of(m, tensor);
     uint32_t at = m->n_shares++;
-    for (; at > 0 && m->shares[at - 1].stream > stream; at--) m->shares[at] = m->shares[at - 1];
+    for (; at > 0 && m->shares[at - 1].stream > stream; at--)
+        m->shares[at] = m->shares[at - 1];
     m->shares[at] = (share){.stream = stream, .kind = kind, .index = index, .in = in};
 }
 
@@ -94,7 +97,8 @@ static void add_coefficients(const sum_impl *m, const share *s, double *a, doubl
     const float *c0 = arg[s->in]; /* mean, or the coefficients; unused for a plain factor */
     switch (s->kind) {
     case SHARE_FACTOR:
-        for (int32_t c = 0; c < n_c; c++) a[c] += f;
+        for (int32_t c = 0; c < n_c; c++)
+            a[c] += f;
         break;
     case SHARE_NORM: {
         const float *rstd = arg[s->in + 1];
@@ -114,7 +118,8 @@ static void add_coefficients(const sum_impl *m, const share *s, double *a, doubl
         }
         break;
     case SHARE_COEF_B:
-        for (int32_t c = 0; c < n_c; c++) a[c] += (double)c0[n_c + c];
+        for (int32_t c = 0; c < n_c; c++)
+            a[c] += (double)c0[n_c + c];
         break;
     }
 }
@@ -127,7 +132,8 @@ static void fill_sum(sum_impl *m, const sum_scratch *ws, const float *dst, int32
     for (int32_t s = 0; s < m->n_x; s++) {
         m->place[s] = s;
         m->x[s] = m->head.arg[m->stream_in[s]];
-        if (m->x[s] == dst) first = s;
+        if (m->x[s] == dst)
+            first = s;
     }
     m->place[0] = first;
     m->place[first] = 0;
@@ -137,12 +143,15 @@ static void fill_sum(sum_impl *m, const sum_scratch *ws, const float *dst, int32
     const share *s = m->shares;
     for (int32_t k = 0; k < m->n_x; k++) {
         memset(ws->a, 0, (size_t)it->c * sizeof(double));
-        for (; s < m->shares + m->n_shares && s->stream == k; s++) add_coefficients(m, s, ws->a, ws->bias_sum);
+        for (; s < m->shares + m->n_shares && s->stream == k; s++)
+            add_coefficients(m, s, ws->a, ws->bias_sum);
         for (int32_t i = 0, c = 0; i < it->period; i++, c = c + 1 < it->c ? c + 1 : 0)
             ws->coef[dass__sum_coef_at(m->place[k], i, m->n_x, it->period, lanes)] = (float)ws->a[c];
     }
-    for (int32_t c = 0; c < it->c; c++) ws->bias[c] = (float)ws->bias_sum[c];
-    for (int32_t i = it->c; i < it->period; i++) ws->bias[i] = ws->bias[i - it->c];
+    for (int32_t c = 0; c < it->c; c++)
+        ws->bias[c] = (float)ws->bias_sum[c];
+    for (int32_t i = it->c; i < it->period; i++)
+        ws->bias[i] = ws->bias[i - it->c];
 }
 
 static dass_status run_sum(dass_backend *be, void *impl)
@@ -162,7 +171,8 @@ static dass_status run_sum(dass_backend *be, void *impl)
 static dass_status prepare_sum(dass_host *h, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     sum_impl *m = dass__impl_run(mem, g, n, sizeof *m, k, run_sum);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     const dass_sum_attr *a = &g->nodes[n].attr.sum;
     const bool wsum = g->nodes[n].op == DASS_OP_WSUM;
     const dass_value *out = dass__out(g, n, 0);
@@ -173,10 +183,13 @@ static dass_status prepare_sum(dass_host *h, dass_arena *mem, const dass_graph *
     m->stream_in = dass_arena_alloc(mem, most * sizeof *m->stream_in);
     m->x = dass_arena_alloc(mem, most * sizeof *m->x);
     m->place = dass_arena_alloc(mem, most * sizeof *m->place);
-    if (!m->shares || !m->stream_in || !m->x || !m->place) return DASS_NOMEM;
+    if (!m->shares || !m->stream_in || !m->x || !m->place)
+        return DASS_NOMEM;
     for (int32_t t = 0; t < a->n_terms; t++) {
-        if (wsum) add_wsum_term(m, (uint32_t)t, a->index[t]);
-        else add_gsum_term(m, (uint32_t)t, a->index[t]);
+        if (wsum)
+            add_wsum_term(m, (uint32_t)t, a->index[t]);
+        else
+            add_gsum_term(m, (uint32_t)t, a->index[t]);
     }
     k->ws_bytes = sum_layout(m).bytes;
     return DASS_OK;
@@ -241,11 +254,13 @@ static void bwd_fold(const bwd_impl *m, const bwd_scratch *ws, int32_t r)
     for (int64_t i = 0; i < m->it.count; i++) {
         const float *p = bwd_part(m, ws, i) + (int64_t)r * m->it.period;
         for (int32_t j = 0; j < m->it.period; j += m->it.c)
-            for (int32_t c = 0; c < m->it.c; c++) sum[c] += (double)p[j + c];
+            for (int32_t c = 0; c < m->it.c; c++)
+                sum[c] += (double)p[j + c];
     }
 }
 
-/* Coefficients and parameter gradients of a batch-normalised term; returns what it adds to d_p. s2: sum d_y (x - mean). */
+/* Coefficients and parameter gradients of a batch-normalised term; returns what it adds to d_p. s2: sum d_y (x - mean).
+ */
 static double bwd_norm_term(const bwd_impl *m, const bwd_term *t, const double *s1, const double *s2)
 {
     void **in = m->head.arg + t->in;
@@ -273,8 +288,10 @@ static double bwd_norm_term(const bwd_impl *m, const bwd_term *t, const double *
             coef[n_c + c] = (float)b;
             coef[2 * n_c + c] = (float)(-a * s1[c] / (double)m->it.n_pix - b * (double)mean[c]);
         }
-        if (d_gamma) d_gamma[c] = (float)(f * hat);
-        if (d_beta) d_beta[c] = (float)(f * s1[c]);
+        if (d_gamma)
+            d_gamma[c] = (float)(f * hat);
+        if (d_beta)
+            d_beta[c] = (float)(f * s1[c]);
     }
     return to_p;
 }
@@ -290,17 +307,20 @@ static void bwd_finish(const bwd_impl *m, const bwd_scratch *ws, double *to_p)
         if (m->head.arg[term->in + 1]) {
             to_p[t] = bwd_norm_term(m, term, s1, s2);
         } else if (s2) {
-            for (int32_t c = 0; c < m->it.c; c++) to_p[t] += s2[c];
+            for (int32_t c = 0; c < m->it.c; c++)
+                to_p[t] += s2[c];
         }
     }
     float *d_p = m->head.arg[m->head.n_in];
     const float *acc = m->head.arg[2];
-    if (!d_p) return;
+    if (!d_p)
+        return;
     const int64_t n_p = dass_value_count(dass__out(m->head.g, m->head.n, 0));
     for (int64_t i = 0; i < n_p; i++) {
         double sum = acc ? (double)acc[i] : 0;
         for (int32_t t = 0; t < m->n_terms; t++)
-            if (m->terms[t].index == i) sum += to_p[t];
+            if (m->terms[t].index == i)
+                sum += to_p[t];
         d_p[i] = (float)sum;
     }
 }
@@ -316,8 +336,7 @@ static dass_status run_bwd(dass_backend *be, void *impl)
         m->x[k] = m->head.arg[in];
         dass__spread(it, m->head.arg[in + 1], 0, ws.mean + (int64_t)k * it->period);
     }
-    const dass__v_sum_bwd a = {
-        .d_y = m->head.arg[0], .x = m->x, .mean = ws.mean, .n_x = m->n_x, .period = it->period};
+    const dass__v_sum_bwd a = {.d_y = m->head.arg[0], .x = m->x, .mean = ws.mean, .n_x = m->n_x, .period = it->period};
 #pragma omp parallel for schedule(static) num_threads(h->n_threads)
     for (int64_t i = 0; i < it->count; i++) {
         float *s = bwd_part(m, &ws, i);
@@ -326,7 +345,8 @@ static dass_status run_bwd(dass_backend *be, void *impl)
     }
     /* a second start of the threads pays only for long sums */
 #pragma omp parallel for schedule(static) num_threads(h->n_threads) if ((size_t)it->count * m->part >= FOLD_ALONE)
-    for (int32_t r = 0; r < m->n_x + 1; r++) bwd_fold(m, &ws, r);
+    for (int32_t r = 0; r < m->n_x + 1; r++)
+        bwd_fold(m, &ws, r);
     bwd_finish(m, &ws, (double *)ws.parts); /* the partial sums are done with */
     return DASS_OK;
 }
@@ -334,7 +354,8 @@ static dass_status run_bwd(dass_backend *be, void *impl)
 static dass_status prepare_bwd(dass_host *h, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     bwd_impl *m = dass__impl_run(mem, g, n, sizeof *m, k, run_bwd);
-    if (!m) return DASS_NOMEM;
+    if (!m)
+        return DASS_NOMEM;
     const dass_sum_attr *a = &g->nodes[n].attr.sum;
     const dass_val *in = dass_node_in(g, n);
     const dass_val *out = dass_node_out(g, n);
@@ -343,20 +364,24 @@ static dass_status prepare_bwd(dass_host *h, dass_arena *mem, const dass_graph *
     m->terms = dass_arena_alloc(mem, (size_t)a->n_terms * sizeof *m->terms);
     m->x = dass_arena_alloc(mem, (size_t)a->n_terms * sizeof *m->x);
     m->stream_term = dass_arena_alloc(mem, (size_t)a->n_terms * sizeof *m->stream_term);
-    if (!m->terms || !m->x || !m->stream_term) return DASS_NOMEM;
+    if (!m->terms || !m->x || !m->stream_term)
+        return DASS_NOMEM;
     for (uint32_t t = 0; t < (uint32_t)a->n_terms; t++) {
         const uint32_t o = 1 + 3 * t;
         bwd_term *term = m->terms + t;
         *term = (bwd_term){.in = 3 + 5 * t, .out = m->head.n_in + o, .index = out[0] ? a->index[t] : -1, .stream = -1};
-        if (term->index < 0 && !out[o] && !out[o + 1]) continue;
-        if (!in[term->in]) continue;
+        if (term->index < 0 && !out[o] && !out[o + 1])
+            continue;
+        if (!in[term->in])
+            continue;
         term->stream = m->n_x;
         m->stream_term[m->n_x++] = t;
     }
     m->part = dass__line((size_t)(m->n_x + 1) * (size_t)m->it.period * sizeof(float));
     k->ws_bytes = bwd_layout(m).bytes;
     const size_t shares = (size_t)a->n_terms * sizeof(double); /* bwd_finish puts one per term over the partial sums */
-    if ((size_t)m->it.count * m->part < shares) k->ws_bytes += shares;
+    if ((size_t)m->it.count * m->part < shares)
+        k->ws_bytes += shares;
     return DASS_OK;
 }
 

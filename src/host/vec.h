@@ -1,12 +1,12 @@
 /* Vector code: the functions that are built once per instruction set, and the types they are written in.
  *
  * A file named vec_*.c is compiled four times, with DASS_ISA = avx512, avx2, portable, wide, and its functions get that
- * suffix through DASS_VEC(name). "wide" is the 16-lane source built with AVX2 instructions, so that the avx512 source is
- * tested on machines without AVX-512. vec_table.c collects the functions into one table per set; host.c picks one at open
- * (DASS_CPU=avx512|avx2|portable|wide forces it, and is an error where the machine cannot run it).
+ * suffix through DASS_VEC(name). "wide" is the 16-lane source built with AVX2 instructions, so that the avx512 source
+ * is tested on machines without AVX-512. vec_table.c collects the functions into one table per set; host.c picks one at
+ * open (DASS_CPU=avx512|avx2|portable|wide forces it, and is an error where the machine cannot run it).
  *
- * Rules. Serial: threads are split by the caller. No allocation. Pointers of activations may be unaligned (channels need
- * not be a multiple of the vector). Sums that outlive one call are left to the caller, in index order.
+ * Rules. Serial: threads are split by the caller. No allocation. Pointers of activations may be unaligned (channels
+ * need not be a multiple of the vector). Sums that outlive one call are left to the caller, in index order.
  */
 #ifndef DASS_VEC_H
 #define DASS_VEC_H

@@ -1,4 +1,5 @@
-/* Vector loops over flat buffers: masks, optimisers, the square norm. Maps, except for norm2, which sums a chunk in double.
+/* Vector loops over flat buffers: masks, optimisers, the square norm. Maps, except for norm2, which sums a chunk in
+ * double.
  */
 #include "vec.h"
 
@@ -16,7 +17,8 @@ typedef float vhu __attribute__((vector_size(DASS_VL * 2), aligned(4), may_alias
 INLINE vi expand(uint64_t word)
 {
     vi lane;
-    for (int l = 0; l < DASS_VL; l++) lane[l] = 1 << l;
+    for (int l = 0; l < DASS_VL; l++)
+        lane[l] = 1 << l;
     return (((vi){0} + (int32_t)(word & 0xffff)) & lane) == lane;
 }
 
@@ -33,7 +35,8 @@ void DASS_VEC(mask_apply)(const float *x, const uint64_t *bits, int64_t n, float
         for (int j = 0; j < 64; j += DASS_VL)
             VSTORE(dst + i + j, (vf)(expand(word >> j) & (vi)VLOAD(x + i + j)));
     }
-    for (; i < n; i++) dst[i] = bit_at(bits, i) ? x[i] : 0;
+    for (; i < n; i++)
+        dst[i] = bit_at(bits, i) ? x[i] : 0;
 }
 
 void DASS_VEC(mask_scores)(const float *d, const float *w, const float *s, int64_t n, float *dst)
@@ -72,7 +75,8 @@ void DASS_VEC(mask_pack)(const uint8_t *keep, int64_t n, uint64_t *bits)
                 word |= (b * UINT64_C(0x0102040810204080) >> 56) << j;
             }
         } else {
-            for (int64_t j = i; j < n; j++) word |= (uint64_t)keep[j] << (j - i);
+            for (int64_t j = i; j < n; j++)
+                word |= (uint64_t)keep[j] << (j - i);
         }
         bits[i / 64] = word;
     }
@@ -90,8 +94,10 @@ double DASS_VEC(norm2)(const float *x, int64_t n)
         }
     const vd all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     double s = 0;
-    for (int l = 0; l < HALF; l++) s += all[l];
-    for (; i < n; i++) s += (double)x[i] * (double)x[i];
+    for (int l = 0; l < HALF; l++)
+        s += all[l];
+    for (; i < n; i++)
+        s += (double)x[i] * (double)x[i];
     return s;
 }
 
@@ -120,15 +126,18 @@ INLINE void sgd(const dass__v_sgd *a, const float *theta, const float *m, const 
 void DASS_VEC(sgd)(const dass__v_sgd *a, const float *theta, const float *m, const float *grad, const uint64_t *bits,
                    int64_t n, float *theta_out, float *m_out)
 {
-    if (bits) sgd(a, theta, m, grad, bits, n, theta_out, m_out);
-    else sgd(a, theta, m, grad, NULL, n, theta_out, m_out);
+    if (bits)
+        sgd(a, theta, m, grad, bits, n, theta_out, m_out);
+    else
+        sgd(a, theta, m, grad, NULL, n, theta_out, m_out);
 }
 
 /* Vector types have no square root of their own; the compiler makes one instruction of this loop. */
 INLINE vf root(vf v)
 {
     vf r;
-    for (int l = 0; l < DASS_VL; l++) r[l] = __builtin_sqrtf(v[l]);
+    for (int l = 0; l < DASS_VL; l++)
+        r[l] = __builtin_sqrtf(v[l]);
     return r;
 }
 

@@ -1,7 +1,7 @@
 /* Vector loops of batch normalisation: sums per position of a period, and maps with coefficients of a period.
  *
- * Sums run down columns of up to four vectors whose accumulators stay in registers, in float over ROWS rows and in
- * double beyond, so that the rounding error does not grow with the run. Maps run straight through memory.
+ * Sums run down columns of up to WIDTH vectors with one accumulator per position, in float over ROWS rows and in double
+ * beyond, so that the rounding error does not grow with the run. Maps run straight through memory.
  */
 #include "vec.h"
 
@@ -12,6 +12,7 @@ DASS__VEC_NORM(X)
 #undef X
 
 #define ROWS 64
+#define WIDTH 8 /* vectors of a column, at most: whole rows of up to 64 channels are read straight through */
 #define INLINE static inline __attribute__((always_inline))
 
 /* Where the activation passes u. */
@@ -51,13 +52,13 @@ INLINE void add_lanes(double *s, const vf *acc, int nv, int nr)
     }
 }
 
-/* One column of nv vectors over `rows` rows, nr rows at a time: nv * nr <= 4 chains each. */
+/* One column of nv vectors over `rows` rows, nr rows at a time. */
 INLINE void stats_column(const float *x, int64_t rows, int32_t period, const float *shift, double *s, double *q, int nv,
                          int nr)
 {
-    vf as[4] = {{0}};
-    vf aq[4] = {{0}};
-    vf sh[4];
+    vf as[WIDTH] = {{0}};
+    vf aq[WIDTH] = {{0}};
+    vf sh[WIDTH];
     for (int v = 0; v < nv; v++) sh[v] = shift ? (vf)VLOAD(shift + v * DASS_VL) : (vf){0};
     int64_t row = 0;
     for (; row + nr <= rows; row += nr, x += nr * period)
@@ -83,6 +84,8 @@ INLINE void stats(const float *x, int64_t n, int32_t period, const float *shift,
         const int64_t some = rows - at < ROWS ? rows - at : ROWS;
         const float *p = x + at * period;
         int32_t c = 0;
+        for (; c + WIDTH * DASS_VL <= period; c += WIDTH * DASS_VL)
+            stats_column(p + c, some, period, shift ? shift + c : NULL, s + c, q ? q + c : NULL, WIDTH, 1);
         for (; c + 4 * DASS_VL <= period; c += 4 * DASS_VL)
             stats_column(p + c, some, period, shift ? shift + c : NULL, s + c, q ? q + c : NULL, 4, 1);
         for (; c + 2 * DASS_VL <= period; c += 2 * DASS_VL)
@@ -138,8 +141,8 @@ INLINE void reduce_column(const dass__v_bn *bn, const float *d_y, const float *x
                           double *q, int act, int nv, int nr)
 {
     const int32_t period = bn->period;
-    vf as[4] = {{0}};
-    vf aq[4] = {{0}};
+    vf as[WIDTH] = {{0}};
+    vf aq[WIDTH] = {{0}};
     int64_t row = 0;
     for (; row + nr <= rows; row += nr, x += nr * period, d_y += nr * period)
         for (int i = 0; i < nv * nr; i++) {
@@ -170,6 +173,8 @@ INLINE void reduce(const dass__v_bn *bn, const float *d_y, const float *x, int64
         const float *px = x + at * period;
         const float *pd = d_y + at * period;
         int32_t c = 0;
+        for (; c + WIDTH * DASS_VL <= period; c += WIDTH * DASS_VL)
+            reduce_column(bn, pd + c, px + c, some, c, s, q, act, WIDTH, 1);
         for (; c + 4 * DASS_VL <= period; c += 4 * DASS_VL)
             reduce_column(bn, pd + c, px + c, some, c, s, q, act, 4, 1);
         for (; c + 2 * DASS_VL <= period; c += 2 * DASS_VL)

@@ -23,11 +23,13 @@ typedef int32_t viu __attribute__((vector_size(DASS_VL * 4), aligned(4), may_ali
  * which it does not do for a single vector. */
 static void widen(const uint8_t *restrict src, int64_t n, int32_t *restrict dst)
 {
-    for (int64_t i = 0; i < n; i++) dst[i] = src[i];
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = src[i];
 }
 static void narrow(const int32_t *restrict src, int64_t n, uint8_t *restrict dst)
 {
-    for (int64_t i = 0; i < n; i++) dst[i] = (uint8_t)src[i];
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = (uint8_t)src[i];
 }
 
 /* ---- runs ---------------------------------------------------------------------------------------------------- */
@@ -71,9 +73,12 @@ INLINE void max_taps_of(const float *x, int64_t ld, int32_t code0, int64_t n, fl
 
 static void max_taps(const float *x, int64_t ld, int32_t code0, int64_t n, float *best, int32_t *code, int n_taps)
 {
-    if (n_taps == 3) max_taps_of(x, ld, code0, n, best, code, 3);
-    else if (n_taps == 2) max_taps_of(x, ld, code0, n, best, code, 2);
-    else max_taps_of(x, ld, code0, n, best, code, n_taps);
+    if (n_taps == 3)
+        max_taps_of(x, ld, code0, n, best, code, 3);
+    else if (n_taps == 2)
+        max_taps_of(x, ld, code0, n, best, code, 2);
+    else
+        max_taps_of(x, ld, code0, n, best, code, n_taps);
 }
 
 /* y = max over rows, out = code of its first. best[r], code[r]: row r's; codes of row r + 1 are k higher. */
@@ -104,12 +109,15 @@ INLINE void max_rows_of(const float *const *best, const int32_t *const *code, in
     }
 }
 
-static void max_rows(const float *const *best, const int32_t *const *code, int32_t code0, int32_t k, int64_t n, float *y,
-                     int32_t *out, int n_rows)
+static void max_rows(const float *const *best, const int32_t *const *code, int32_t code0, int32_t k, int64_t n,
+                     float *y, int32_t *out, int n_rows)
 {
-    if (n_rows == 3) max_rows_of(best, code, code0, k, n, y, out, 3);
-    else if (n_rows == 2) max_rows_of(best, code, code0, k, n, y, out, 2);
-    else max_rows_of(best, code, code0, k, n, y, out, n_rows);
+    if (n_rows == 3)
+        max_rows_of(best, code, code0, k, n, y, out, 3);
+    else if (n_rows == 2)
+        max_rows_of(best, code, code0, k, n, y, out, 2);
+    else
+        max_rows_of(best, code, code0, k, n, y, out, n_rows);
 }
 
 /* dst = scale (x[i] + x[i + ld] + ...) */
@@ -118,22 +126,28 @@ INLINE void sum_taps_of(const float *x, int64_t ld, int64_t n, float scale, floa
     int64_t i = 0;
     for (; i + DASS_VL <= n; i += DASS_VL) {
         vf s = VLOAD(x + i);
-        for (int t = 1; t < n_taps; t++) s += VLOAD(x + t * ld + i);
+        for (int t = 1; t < n_taps; t++)
+            s += VLOAD(x + t * ld + i);
         VSTORE(dst + i, s * scale);
     }
     for (; i < n; i++) {
         float s = x[i];
-        for (int t = 1; t < n_taps; t++) s += x[t * ld + i];
+        for (int t = 1; t < n_taps; t++)
+            s += x[t * ld + i];
         dst[i] = s * scale;
     }
 }
 
 static void sum_taps(const float *x, int64_t ld, int64_t n, float scale, float *dst, int n_taps)
 {
-    if (n_taps == 3) sum_taps_of(x, ld, n, scale, dst, 3);
-    else if (n_taps == 2) sum_taps_of(x, ld, n, scale, dst, 2);
-    else if (n_taps == 1) sum_taps_of(x, ld, n, scale, dst, 1);
-    else sum_taps_of(x, ld, n, scale, dst, n_taps);
+    if (n_taps == 3)
+        sum_taps_of(x, ld, n, scale, dst, 3);
+    else if (n_taps == 2)
+        sum_taps_of(x, ld, n, scale, dst, 2);
+    else if (n_taps == 1)
+        sum_taps_of(x, ld, n, scale, dst, 1);
+    else
+        sum_taps_of(x, ld, n, scale, dst, n_taps);
 }
 
 /* dst = acc (or 0) + scale (x_0 + x_1 + ...) */
@@ -142,22 +156,27 @@ INLINE void sum_rows_of(const float *const *x, int64_t n, float scale, const flo
     int64_t i = 0;
     for (; i + DASS_VL <= n; i += DASS_VL) {
         vf s = {0};
-        for (int r = 0; r < n_rows; r++) s += VLOAD(x[r] + i);
+        for (int r = 0; r < n_rows; r++)
+            s += VLOAD(x[r] + i);
         s *= scale;
         VSTORE(dst + i, acc ? (vf)VLOAD(acc + i) + s : s);
     }
     for (; i < n; i++) {
         float s = 0;
-        for (int r = 0; r < n_rows; r++) s += x[r][i];
+        for (int r = 0; r < n_rows; r++)
+            s += x[r][i];
         dst[i] = acc ? acc[i] + s * scale : s * scale;
     }
 }
 
 static void sum_rows(const float *const *x, int64_t n, float scale, const float *acc, float *dst, int n_rows)
 {
-    if (n_rows == 3) sum_rows_of(x, n, scale, acc, dst, 3);
-    else if (n_rows == 2) sum_rows_of(x, n, scale, acc, dst, 2);
-    else sum_rows_of(x, n, scale, acc, dst, n_rows);
+    if (n_rows == 3)
+        sum_rows_of(x, n, scale, acc, dst, 3);
+    else if (n_rows == 2)
+        sum_rows_of(x, n, scale, acc, dst, 2);
+    else
+        sum_rows_of(x, n, scale, acc, dst, n_rows);
 }
 
 /* ---- windows ------------------------------------------------------------------------------------------------- */
@@ -204,7 +223,8 @@ void DASS_VEC(max_pool)(const dass__v_pool *p, const float *x, float *y, uint8_t
         const taps t = taps_of(p, oh, p->h);
         const float *best[DASS__POOL_MAX_K];
         const int32_t *code[DASS__POOL_MAX_K];
-        if (next < t.at) next = t.at;
+        if (next < t.at)
+            next = t.at;
         for (; next < t.at + t.n; next++) {
             const int64_t slot = (next % p->k) * ld;
             max_row(p, x + (int64_t)next * p->w * p->c, scratch + slot, codes + slot);
@@ -215,13 +235,14 @@ void DASS_VEC(max_pool)(const dass__v_pool *p, const float *x, float *y, uint8_t
             code[r] = codes + slot;
         }
         max_rows(best, code, t.first * p->k, p->k, n, y + oh * n, codes + p->k * ld, t.n);
-        if (index) narrow(codes + p->k * ld, n, index + oh * n);
+        if (index)
+            narrow(codes + p->k * ld, n, index + oh * n);
     }
 }
 
-/* One input row, at window columns: the gradient of the row's maximum there, and which tap s it was (-1: nobody chose this
- * row). Row r of the window is d_y[r], code[r], for r in [r0, r0 + n_rows). All windows that choose a row at one column
- * agree on s, because s is that of the row's own first maximum: so the taps can be or-ed together. */
+/* One input row, at window columns: the gradient of the row's maximum there, and which tap s it was (-1: nobody chose
+ * this row). Row r of the window is d_y[r], code[r], for r in [r0, r0 + n_rows). All windows that choose a row at one
+ * column agree on s, because s is that of the row's own first maximum: so the taps can be or-ed together. */
 INLINE void max_bwd_column_of(const float *const *d_y, const int32_t *const *code, int32_t r0, int32_t k, int64_t n,
                               float *d, int32_t *s, int n_rows)
 {
@@ -245,19 +266,23 @@ INLINE void max_bwd_column_of(const float *const *d_y, const int32_t *const *cod
         s[i] = -1;
         for (int r = 0; r < n_rows; r++) {
             const int32_t t = code[r][i] - (r0 + r) * k;
-            if (t < 0 || t >= k) continue;
+            if (t < 0 || t >= k)
+                continue;
             d[i] += d_y[r][i];
             s[i] = t;
         }
     }
 }
 
-static void max_bwd_column(const float *const *d_y, const int32_t *const *code, int32_t r0, int32_t k, int64_t n, float *d,
-                           int32_t *s, int n_rows)
+static void max_bwd_column(const float *const *d_y, const int32_t *const *code, int32_t r0, int32_t k, int64_t n,
+                           float *d, int32_t *s, int n_rows)
 {
-    if (n_rows == 3) max_bwd_column_of(d_y, code, r0, k, n, d, s, 3);
-    else if (n_rows == 2) max_bwd_column_of(d_y, code, r0, k, n, d, s, 2);
-    else max_bwd_column_of(d_y, code, r0, k, n, d, s, n_rows);
+    if (n_rows == 3)
+        max_bwd_column_of(d_y, code, r0, k, n, d, s, 3);
+    else if (n_rows == 2)
+        max_bwd_column_of(d_y, code, r0, k, n, d, s, 2);
+    else
+        max_bwd_column_of(d_y, code, r0, k, n, d, s, n_rows);
 }
 
 /* d_x = acc + d at the windows whose tap is this position: tap k - 1 - t at t * c floats from here. */
@@ -273,7 +298,8 @@ INLINE void max_bwd_row_of(const float *d, const int32_t *s, int64_t c, int64_t 
     for (; i < n; i++) {
         float sum = acc ? acc[i] : 0;
         for (int t = 0; t < k; t++)
-            if (s[t * c + i] == k - 1 - t) sum += d[t * c + i];
+            if (s[t * c + i] == k - 1 - t)
+                sum += d[t * c + i];
         d_x[i] = sum;
     }
 }
@@ -296,7 +322,8 @@ static void max_bwd_unit(const dass__v_pool *p, const float *d_y, const uint8_t 
         const float *row[DASS__POOL_MAX_K];
         const int32_t *code[DASS__POOL_MAX_K];
         const int32_t last = ih + p->pad < p->oh ? ih + p->pad : p->oh - 1;
-        for (; next <= last; next++) widen(index + next * n, n, codes + (next % p->k) * ld);
+        for (; next <= last; next++)
+            widen(index + next * n, n, codes + (next % p->k) * ld);
         const int32_t r0 = ih + p->pad - last;
         int n_rows = 0;
         for (int32_t oh = last; oh >= 0 && oh > ih + p->pad - p->k; oh--, n_rows++) {
@@ -306,16 +333,20 @@ static void max_bwd_unit(const dass__v_pool *p, const float *d_y, const uint8_t 
         max_bwd_column(row, code, r0, p->k, n, d + margin, s + margin, n_rows);
         const int64_t from = (int64_t)p->pad * p->c;
         const float *acc_row = acc ? acc + ih * n_x : NULL;
-        if (p->k == 3) max_bwd_row_of(d + from, s + from, p->c, n_x, acc_row, d_x + ih * n_x, 3);
-        else max_bwd_row_of(d + from, s + from, p->c, n_x, acc_row, d_x + ih * n_x, p->k);
+        if (p->k == 3)
+            max_bwd_row_of(d + from, s + from, p->c, n_x, acc_row, d_x + ih * n_x, 3);
+        else
+            max_bwd_row_of(d + from, s + from, p->c, n_x, acc_row, d_x + ih * n_x, p->k);
     }
 }
 
 /* Start a gradient that is scattered into: acc, or 0. */
 INLINE void start(const float *acc, int64_t n, float *d_x)
 {
-    if (!acc) memset(d_x, 0, (size_t)n * sizeof(float));
-    else if (acc != d_x) memcpy(d_x, acc, (size_t)n * sizeof(float));
+    if (!acc)
+        memset(d_x, 0, (size_t)n * sizeof(float));
+    else if (acc != d_x)
+        memcpy(d_x, acc, (size_t)n * sizeof(float));
 }
 
 void DASS_VEC(max_pool_bwd)(const dass__v_pool *p, const float *d_y, const uint8_t *index, const float *acc, float *d_x,
@@ -326,14 +357,15 @@ void DASS_VEC(max_pool_bwd)(const dass__v_pool *p, const float *d_y, const uint8
         return;
     }
     int64_t offset[256] = {0};
-    for (int i = 0; i < p->k * p->k; i++) offset[i] = ((int64_t)(i / p->k) * p->w + i % p->k) * p->c;
+    for (int i = 0; i < p->k * p->k; i++)
+        offset[i] = ((int64_t)(i / p->k) * p->w + i % p->k) * p->c;
     start(acc, (int64_t)p->h * p->w * p->c, d_x);
     for (int32_t oh = 0; oh < p->oh; oh++)
         for (int32_t ow = 0; ow < p->ow; ow++) {
             const int64_t o = ((int64_t)oh * p->ow + ow) * p->c;
-            const int64_t corner =
-                ((int64_t)(oh * p->stride - p->pad) * p->w + ow * p->stride - p->pad) * p->c;
-            for (int32_t c = 0; c < p->c; c++) d_x[corner + offset[index[o + c]] + c] += d_y[o + c];
+            const int64_t corner = ((int64_t)(oh * p->stride - p->pad) * p->w + ow * p->stride - p->pad) * p->c;
+            for (int32_t c = 0; c < p->c; c++)
+                d_x[corner + offset[index[o + c]] + c] += d_y[o + c];
         }
 }
 
@@ -348,7 +380,8 @@ void DASS_VEC(avg_pool)(const dass__v_pool *p, const float *x, float *y, float *
     for (int32_t oh = 0; oh < p->oh; oh++) {
         const taps v = taps_of(p, oh, p->h);
         const float *row[DASS__POOL_MAX_K];
-        if (next < v.at) next = v.at;
+        if (next < v.at)
+            next = v.at;
         for (; next < v.at + v.n; next++)
             for (int32_t ow = 0; ow < p->ow;) {
                 const taps t = taps_of(p, ow, p->w);
@@ -357,7 +390,8 @@ void DASS_VEC(avg_pool)(const dass__v_pool *p, const float *x, float *y, float *
                          scratch + (next % p->k) * ld + ow * c, t.n);
                 ow += run;
             }
-        for (int r = 0; r < v.n; r++) row[r] = scratch + ((v.at + r) % p->k) * ld;
+        for (int r = 0; r < v.n; r++)
+            row[r] = scratch + ((v.at + r) % p->k) * ld;
         sum_rows(row, n, 1.0f / (float)v.n, NULL, y + oh * n, v.n);
     }
 }
@@ -381,7 +415,8 @@ static void avg_spread_row(const dass__v_pool *p, const float *d_y, int32_t oh, 
     memset(dst, 0, (size_t)(p->w * c) * sizeof(float));
     for (int32_t ow = 0; ow < p->ow; ow++) {
         const taps t = taps_of(p, ow, p->w);
-        for (int32_t s = 0; s < t.n; s++) DASS_VEC(add_rows)(dst + (t.at + s) * c, 0, inner + ow * c, 0, c, 1);
+        for (int32_t s = 0; s < t.n; s++)
+            DASS_VEC(add_rows)(dst + (t.at + s) * c, 0, inner + ow * c, 0, c, 1);
     }
 }
 
@@ -396,7 +431,8 @@ void DASS_VEC(avg_pool_bwd)(const dass__v_pool *p, const float *d_y, const float
         const float *row[DASS__POOL_MAX_K];
         int n = 0;
         int32_t last = (ih + p->pad) / p->stride;
-        if (last >= p->oh) last = p->oh - 1;
+        if (last >= p->oh)
+            last = p->oh - 1;
         for (; next <= last; next++)
             avg_spread_row(p, d_y + (int64_t)next * p->ow * c, next, flat, scratch + (next % p->k) * ld);
         for (int32_t oh = last; oh >= 0 && oh * p->stride - p->pad + p->k > ih; oh--)
@@ -416,13 +452,16 @@ INLINE void relu_of(const float *x, int64_t n, float *dst, bool six)
         const vf v = vmax0(VLOAD(x + i));
         VSTORE(dst + i, six ? VSELECT(v > top, top, v) : v);
     }
-    for (; i < n; i++) dst[i] = x[i] < 0 ? 0 : six && x[i] > 6 ? 6 : x[i];
+    for (; i < n; i++)
+        dst[i] = x[i] < 0 ? 0 : six && x[i] > 6 ? 6 : x[i];
 }
 
 void DASS_VEC(relu)(const float *x, int64_t n, int act, float *dst)
 {
-    if (act == DASS_ACT_RELU6) relu_of(x, n, dst, true);
-    else relu_of(x, n, dst, false);
+    if (act == DASS_ACT_RELU6)
+        relu_of(x, n, dst, true);
+    else
+        relu_of(x, n, dst, false);
 }
 
 INLINE void relu_bwd_of(const float *d_y, const float *y, int64_t n, float *d_x, bool six)
@@ -435,23 +474,28 @@ INLINE void relu_bwd_of(const float *d_y, const float *y, int64_t n, float *d_x,
         const vi m = six ? (v > zero) & (v < top) : v > zero;
         VSTORE(d_x + i, (vf)(m & (vi)VLOAD(d_y + i)));
     }
-    for (; i < n; i++) d_x[i] = y[i] > 0 && (!six || y[i] < 6) ? d_y[i] : 0;
+    for (; i < n; i++)
+        d_x[i] = y[i] > 0 && (!six || y[i] < 6) ? d_y[i] : 0;
 }
 
 void DASS_VEC(relu_bwd)(const float *d_y, const float *y, int64_t n, int act, float *d_x)
 {
-    if (act == DASS_ACT_RELU6) relu_bwd_of(d_y, y, n, d_x, true);
-    else relu_bwd_of(d_y, y, n, d_x, false);
+    if (act == DASS_ACT_RELU6)
+        relu_bwd_of(d_y, y, n, d_x, true);
+    else
+        relu_bwd_of(d_y, y, n, d_x, false);
 }
 
 void DASS_VEC(copy_rows)(float *dst, int64_t dst_ld, const float *src, int64_t src_ld, int64_t n, int64_t rows)
 {
     if (n % DASS_VL) {
-        for (int64_t r = 0; r < rows; r++) memcpy(dst + r * dst_ld, src + r * src_ld, (size_t)n * sizeof(float));
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(dst + r * dst_ld, src + r * src_ld, (size_t)n * sizeof(float));
         return;
     }
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < n; i += DASS_VL) VSTORE(dst + r * dst_ld + i, VLOAD(src + r * src_ld + i));
+        for (int64_t i = 0; i < n; i += DASS_VL)
+            VSTORE(dst + r * dst_ld + i, VLOAD(src + r * src_ld + i));
 }
 
 void DASS_VEC(add_rows)(float *dst, int64_t dst_ld, const float *src, int64_t src_ld, int64_t n, int64_t rows)
@@ -460,8 +504,10 @@ void DASS_VEC(add_rows)(float *dst, int64_t dst_ld, const float *src, int64_t sr
         float *d = dst + r * dst_ld;
         const float *s = src + r * src_ld;
         int64_t i = 0;
-        for (; i + DASS_VL <= n; i += DASS_VL) VSTORE(d + i, VLOAD(d + i) + VLOAD(s + i));
-        for (; i < n; i++) d[i] += s[i];
+        for (; i + DASS_VL <= n; i += DASS_VL)
+            VSTORE(d + i, VLOAD(d + i) + VLOAD(s + i));
+        for (; i < n; i++)
+            d[i] += s[i];
     }
 }
 
@@ -471,5 +517,6 @@ void DASS_VEC(add_period)(const float *acc, const float *g, int64_t n, int32_t p
     for (; i + period <= n; i += period)
         for (int32_t c = 0; c < period; c += DASS_VL)
             VSTORE(dst + i + c, (vf)VLOAD(g + c) + (acc ? (vf)VLOAD(acc + i + c) : (vf){0}));
-    for (int32_t c = 0; i < n; i++, c++) dst[i] = acc ? acc[i] + g[c] : g[c];
+    for (int32_t c = 0; i < n; i++, c++)
+        dst[i] = acc ? acc[i] + g[c] : g[c];
 }

@@ -1,8 +1,8 @@
 /* Vector loops of the n-ary sums: many tensors are read once, one is written once.
  *
  * A block of the output stays in the first-level cache while groups of streams are added to it, so the only traffic is
- * one read of every stream. The gradient keeps a block of d_y there and runs down columns of it, a few streams at a time,
- * with one accumulator per stream and position.
+ * one read of every stream. The gradient keeps a block of d_y there and runs down columns of it, a few streams at a
+ * time, with one accumulator per stream and position.
  */
 #include "vec.h"
 
@@ -24,26 +24,31 @@ INLINE void add_group(const float *const *x, const float *coef, const float *bia
                       float *dst, bool first, int width)
 {
     const float *p[DASS__SUM_GROUP];
-    for (int k = 0; k < width; k++) p[k] = x[k];
+    for (int k = 0; k < width; k++)
+        p[k] = x[k];
     int64_t i = 0;
     while (i + period <= n) {
         const float *a = coef;
         for (int32_t c = 0; c < period; c += DASS_VL, i += DASS_VL, a += width * DASS_VL) {
             vf sum = first ? (bias ? (vf)VLOAD(bias + c) : (vf){0}) : (vf)VLOAD(dst + i);
-            for (int k = 0; k < width; k++) sum += VLOAD(p[k] + i) * VLOAD(a + k * DASS_VL);
+            for (int k = 0; k < width; k++)
+                sum += VLOAD(p[k] + i) * VLOAD(a + k * DASS_VL);
             VSTORE(dst + i, sum);
         }
     }
     for (int32_t c = 0; i < n; i++, c++) {
         float sum = first ? (bias ? bias[c] : 0) : dst[i];
         const float *a = coef + (int64_t)(c / DASS_VL) * width * DASS_VL + c % DASS_VL;
-        for (int k = 0; k < width; k++) sum += p[k][i] * a[k * DASS_VL];
+        for (int k = 0; k < width; k++)
+            sum += p[k][i] * a[k * DASS_VL];
         dst[i] = sum;
     }
 }
 
-#define CASE(w) \
-    case w: add_group(x, coef, bias, period, n, dst, first, w); break;
+#define CASE(w)                                             \
+    case w:                                                 \
+        add_group(x, coef, bias, period, n, dst, first, w); \
+        break;
 
 static void add_some(const float *const *x, const float *coef, const float *bias, int32_t period, int64_t n, float *dst,
                      bool first, int width)
@@ -57,7 +62,8 @@ static void add_some(const float *const *x, const float *coef, const float *bias
         CASE(6)
         CASE(7)
         CASE(8)
-    default: break;
+    default:
+        break;
     }
 }
 
@@ -70,7 +76,8 @@ void DASS_VEC(sum_affine)(const dass__v_sum *a, int64_t at, int64_t n, float *ds
             const int32_t left = a->n_x - k;
             const int width = left < DASS__SUM_GROUP ? left : DASS__SUM_GROUP;
             const float *x[DASS__SUM_GROUP];
-            for (int j = 0; j < width; j++) x[j] = a->x[k + j] + at + i;
+            for (int j = 0; j < width; j++)
+                x[j] = a->x[k + j] + at + i;
             add_some(x, a->coef + (int64_t)k * a->period, a->bias, a->period, some, dst + at + i, k == 0, width);
         }
     }
@@ -78,9 +85,10 @@ void DASS_VEC(sum_affine)(const dass__v_sum *a, int64_t at, int64_t n, float *ds
 
 /* ---- gradient ------------------------------------------------------------------------------------------------ */
 
-/* Streams taken together, over at most WIDTH vectors of the period. Whole rows of 16 to 64 channels are then read straight
- * through, four streams at a time; with eight vectors the accumulators no longer fit the registers, which costs less than
- * what both alternatives lose, one stream at a time (0.75 to 0.9 of this rate) or narrow columns of wide rows (0.6). */
+/* Streams taken together, over at most WIDTH vectors of the period. Whole rows of 16 to 64 channels are then read
+ * straight through, four streams at a time; with eight vectors the accumulators no longer fit the registers, which
+ * costs less than what both alternatives lose, one stream at a time (0.75 to 0.9 of this rate) or narrow columns of
+ * wide rows (0.6). */
 #define STREAMS 4
 #define WIDTH 8
 
@@ -90,8 +98,10 @@ INLINE void bwd_column(const float *d_y, const float *const *x, const float *mea
 {
     vf acc[STREAMS * WIDTH];
     const float *p[STREAMS];
-    for (int i = 0; i < width * nv; i++) acc[i] = (vf){0};
-    for (int k = 0; k < width; k++) p[k] = x[k];
+    for (int i = 0; i < width * nv; i++)
+        acc[i] = (vf){0};
+    for (int k = 0; k < width; k++)
+        p[k] = x[k];
     for (int64_t r = 0, i = 0; r < rows; r++, i += period)
         for (int v = 0; v < nv; v++) {
             const vf d = VLOAD(d_y + i + v * DASS_VL);
@@ -112,7 +122,8 @@ INLINE void bwd_streams(const dass__v_sum_bwd *a, int64_t at, int64_t rows, int3
     int32_t k = 0;
     for (; k + STREAMS <= a->n_x; k += STREAMS) {
         const float *x[STREAMS];
-        for (int j = 0; j < STREAMS; j++) x[j] = a->x[k + j] + at + c;
+        for (int j = 0; j < STREAMS; j++)
+            x[j] = a->x[k + j] + at + c;
         const int64_t row = (int64_t)k * a->period + c;
         bwd_column(a->d_y + at + c, x, a->mean + row, rows, a->period, s2 + row, STREAMS, nv);
     }
@@ -134,7 +145,8 @@ static void bwd_block_sum(const float *d_y, int64_t rows, int32_t period, float 
             even += VLOAD(d_y + r * period + c);
             odd += VLOAD(d_y + (r + 1) * period + c);
         }
-        if (r < rows) even += VLOAD(d_y + r * period + c);
+        if (r < rows)
+            even += VLOAD(d_y + r * period + c);
         VSTORE(s1 + c, VLOAD(s1 + c) + even + odd);
     }
 }
@@ -149,10 +161,14 @@ void DASS_VEC(sum_bwd)(const dass__v_sum_bwd *a, int64_t at, int64_t n, float *s
         const int64_t i = at + r * period;
         bwd_block_sum(a->d_y + i, rows, period, s1);
         int32_t c = 0;
-        for (; c + WIDTH * DASS_VL <= period; c += WIDTH * DASS_VL) bwd_streams(a, i, rows, c, s2, WIDTH);
-        for (; c + 4 * DASS_VL <= period; c += 4 * DASS_VL) bwd_streams(a, i, rows, c, s2, 4);
-        for (; c + 2 * DASS_VL <= period; c += 2 * DASS_VL) bwd_streams(a, i, rows, c, s2, 2);
-        for (; c < period; c += DASS_VL) bwd_streams(a, i, rows, c, s2, 1);
+        for (; c + WIDTH * DASS_VL <= period; c += WIDTH * DASS_VL)
+            bwd_streams(a, i, rows, c, s2, WIDTH);
+        for (; c + 4 * DASS_VL <= period; c += 4 * DASS_VL)
+            bwd_streams(a, i, rows, c, s2, 4);
+        for (; c + 2 * DASS_VL <= period; c += 2 * DASS_VL)
+            bwd_streams(a, i, rows, c, s2, 2);
+        for (; c < period; c += DASS_VL)
+            bwd_streams(a, i, rows, c, s2, 1);
     }
     for (int64_t i = all * period, c = 0; i < n; i++, c++) {
         const float d = a->d_y[at + i];
