@@ -287,7 +287,9 @@ run-fuzz: $(fuzzers)
 	    mkdir -p $$f.found; \
 	    echo "  FUZZ $$f"; \
 	    $$f -max_total_time=$$(($(FUZZ_SECONDS) / $(words $(fuzzers)))) -timeout=10 -rss_limit_mb=1024 \
-	        -verbosity=0 -print_final_stats=0 -artifact_prefix=$$f.found/ $$f.found $(fuzz_seeds) || exit 1; \
+	        -print_final_stats=1 -artifact_prefix=$$f.found/ $$f.found $(fuzz_seeds) >$$f.log 2>&1 || \
+        { cat $$f.log; exit 1; }; \
+	    sed -n 's/^stat::number_of_executed_units: */       inputs tried: /p' $$f.log; \
 	done
 
 lint: ## check include direction, owners of libraries and memory, line lengths

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "dass/log.h"
@@ -62,8 +63,21 @@ static dass_status run(int argc, char **argv)
     return DASS_OK;
 }
 
+/* Threads that wait for each other spin, and libgomp's default is to spin for about a millisecond: on a machine with any
+ * other work, a step of thousands of short kernels then waits for threads that are not running. Measured on two cores, a
+ * demo step: 0.29 s by default, 0.32 s with this bound; with one other busy process 3.9 s and 0.9 s. libgomp reads its
+ * environment when it is loaded, before main, so the program sets it and starts itself once more. */
+static void bound_spinning(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
+        return;
+    if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0)
+        (void)execv("/proc/self/exe", argv); /* when it returns, the default spinning is only slower */
+}
+
 int main(int argc, char **argv)
 {
+    bound_spinning(argv);
     dass_status st = run(argc, argv);
     if (fflush(stdout) != 0 && st == DASS_OK)
         st = DASS_FAIL(DASS_IO, "standard output: %s", strerror(errno));
