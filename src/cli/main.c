@@ -63,10 +63,10 @@ static dass_status run(int argc, char **argv)
     return DASS_OK;
 }
 
-/* Threads that wait for each other spin, and libgomp's default is to spin for about a millisecond: on a machine with any
- * other work, a step of thousands of short kernels then waits for threads that are not running. Measured on two cores, a
- * demo step: 0.29 s by default, 0.32 s with this bound; with one other busy process 3.9 s and 0.9 s. libgomp reads its
- * environment when it is loaded, before main, so the program sets it and starts itself once more. */
+/* Threads that wait for each other spin, and libgomp's default is to spin for about a millisecond: on a machine with
+ * any other work, a step of thousands of short kernels then waits for threads that are not running. Measured on two
+ * cores, a demo step: 0.29 s by default, 0.32 s with this bound; with one other busy process 3.9 s and 0.9 s. libgomp
+ * reads its environment when it is loaded, before main, so the program sets it and starts itself once more. */
 static void bound_spinning(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
