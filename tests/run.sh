@@ -14,7 +14,7 @@ limit=${DASS_TEST_TIMEOUT:-300} # seconds per program
 export CMOCKA_MESSAGE_OUTPUT=TAP
 export DASS_TEST_ROOT=$root # where tests find configs/ and their golden files
 export DASS=${DASS:-build/dass}
-export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # as the program sets it for itself: waiting threads soon sleep
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-5000} # as the program sets it for itself: waiting threads soon sleep
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT

@@ -10,7 +10,6 @@ round; best and median over rounds are printed. Needs torch (Debian: python3-tor
 """
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -202,5 +201,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # an idle PyTorch must not spin beside dass
     main()
