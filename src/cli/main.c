@@ -63,9 +63,9 @@ static dass_status run(int argc, char **argv)
     return DASS_OK;
 }
 
-/* Threads that wait for each other spin, and libgomp's default is to spin for about a millisecond: on a crowded machine a
- * step of thousands of short kernels then waits for threads that are not running. Measured on two cores, a step of the
- * demo: alone 0.29 s by default, 0.30 s with 5000 turns, 0.32 s with 1000; beside four other busy processes 3.9 s by
+/* Threads that wait for each other spin, and libgomp's default is to spin for about a millisecond: on a crowded machine
+ * a step of thousands of short kernels then waits for threads that are not running. Measured on two cores, a demo
+ * step: alone 0.29 s by default, 0.30 s with 5000 turns, 0.32 s with 1000; beside four other busy processes 3.9 s by
  * default, 2.3 s with 20000, 0.9 s with 1000. libgomp reads its environment when it is loaded, before main, so the
  * program sets it and starts itself once more. */
 static void bound_spinning(char **argv)
