@@ -45,10 +45,11 @@ static void y_ragged(const float *b, int nv, float *y, ptrdiff_t oc, int n, int 
 
 /* One panel of two whole vectors of output channels; and of one. */
 static __attribute__((noinline)) void y_panel_2(const float *z, ptrdiff_t ldz, const float *w, int kk, float *y,
-                                                ptrdiff_t oc, int n, float *sum, ptrdiff_t ocp)
+                                                ptrdiff_t oc, int n, float *sum, ptrdiff_t ocp, fetch_ahead *next)
 {
     float buf[12 * VL] __attribute__((aligned(64)));
     for (int p = 0; p < n; p += 6, z += 6 * ldz, y += 6 * oc) {
+        fetch_some(next);
         const tile12 t = mm_6x2(z, ldz, w, kk);
         if (n - p < 6) {
             tile_dump(buf, t);
@@ -96,7 +97,8 @@ static void y_panel_ragged(const float *z, ptrdiff_t ldz, const float *w, int kk
 }
 
 /* y of the block's n pixels, and its sums. */
-static void y_block(const dass__dwpw *s, const dass__dwpw_pack *k, const float *z, float *y, int n, float *sum)
+static void y_block(const dass__dwpw *s, const dass__dwpw_pack *k, const float *z, float *y, int n, float *sum,
+                    fetch_ahead *next)
 {
     const float *w = k->w_pw;
     for (int b = 0; b < s->ocv; b += 2) {
@@ -105,7 +107,7 @@ static void y_block(const dass__dwpw *s, const dass__dwpw_pack *k, const float *
         if (channels < nv * VL)
             y_panel_ragged(z, s->cp, w, s->cp, y + b * VL, s->oc, n, sum + b * VL, s->ocp, nv, channels);
         else if (nv == 2)
-            y_panel_2(z, s->cp, w, s->cp, y + b * VL, s->oc, n, sum + b * VL, s->ocp);
+            y_panel_2(z, s->cp, w, s->cp, y + b * VL, s->oc, n, sum + b * VL, s->ocp, next);
         else
             y_panel_1(z, s->cp, w, s->cp, y + b * VL, s->oc, n, sum + b * VL, s->ocp);
         w += (ptrdiff_t)s->cp * nv * VL;
@@ -146,7 +148,11 @@ void DASS_VEC(dwpw_fwd)(const dass__dwpw *s, const dass__dwpw_pack *k, const das
         z_rows(s, k, v, z, h0, h1);
         if (h0 == 0) first_pixel(s, k, z, sum);
         memset(sum + s->ocp, 0, 2 * (size_t)s->ocp * sizeof *sum);
-        y_block(s, k, z, y + (ptrdiff_t)h0 * s->ow * s->oc, (h1 - h0) * s->ow, sum);
+        const int n = (h1 - h0) * s->ow;
+        fetch_ahead next = {{0}, {0}};
+        fetch_plan(&next, 0, x, (ptrdiff_t)need * s->w * s->c, (ptrdiff_t)(h1 - h0) * s->stride * s->w * s->c,
+                  (n + 5) / 6 * (s->ocv > 1 ? s->ocv / 2 : 1));
+        y_block(s, k, z, y + (ptrdiff_t)h0 * s->ow * s->oc, n, sum, &next);
         add_to_double(mean, sum + s->ocp, s->ocp);
         add_to_double(m2, sum + 2 * s->ocp, s->ocp);
     }

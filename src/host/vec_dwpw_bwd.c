@@ -30,8 +30,6 @@ static void load_e(const dass__dwpw *s, const dass__dwpw_pack *k, const float *d
         const vf a0 = ALOAD(ca), b0 = ALOAD(cb), c0 = ALOAD(cc);
         const vf a1 = ALOAD(ca + VL), b1 = ALOAD(cb + VL), c1 = ALOAD(cc + VL);
         for (int p = 0; p < n; p++, dp += oc, yp += oc, ep += ocp) {
-            FETCH(dp, n * oc);
-            FETCH(yp, n * oc);
             ASTORE(ep, VLOAD(dp) * a0 + (VLOAD(yp) * b0 + c0));
             ASTORE(ep + VL, VLOAD(dp + VL) * a1 + (VLOAD(yp + VL) * b1 + c1));
         }
@@ -116,10 +114,11 @@ static void wp_block(const dass__dwpw *s, const float *e, const float *z, int n,
 
 /* One panel of two vectors of input channels, and of one, into planes g_plane floats apart. */
 static __attribute__((noinline)) void dz_panel_2(const float *e, ptrdiff_t lde, const float *w, int kk, float *g0,
-                                                 float *g1, const int32_t *at, int n)
+                                                 float *g1, const int32_t *at, int n, fetch_ahead *next)
 {
     float buf[12 * VL] __attribute__((aligned(64)));
     for (int p = 0; p < n; p += 6, e += 6 * lde, at += 6) {
+        fetch_some(next);
         const tile12 t = mm_6x2(e, lde, w, kk);
         if (n - p < 6) {
             tile_dump(buf, t);
@@ -153,13 +152,13 @@ static __attribute__((noinline)) void dz_panel_1(const float *e, ptrdiff_t lde, 
 }
 
 /* dz = e W of the block's n pixels into the g planes; g: place of the block's first pixel in the first plane. */
-static void dz_block(const dass__dwpw *s, const dass__dwpw_pack *k, const float *e, float *g, int n)
+static void dz_block(const dass__dwpw *s, const dass__dwpw_pack *k, const float *e, float *g, int n, fetch_ahead *next)
 {
     const float *w = k->w_pw_t;
     int b = 0;
     for (; b + 2 <= s->cv; b += 2) {
         float *const g0 = g + b * s->g_plane;
-        dz_panel_2(e, s->ocp, w, s->ocp, g0, g0 + s->g_plane, k->g_at, n);
+        dz_panel_2(e, s->ocp, w, s->ocp, g0, g0 + s->g_plane, k->g_at, n, next);
         w += (ptrdiff_t)s->ocp * 2 * VL;
     }
     if (b < s->cv) dz_panel_1(e, s->ocp, w, s->ocp, g + b * s->g_plane, k->g_at, n);
@@ -448,7 +447,16 @@ void DASS_VEC(dwpw_bwd)(const dass__dwpw *s, const dass__dwpw_pack *k, const das
         const int h1 = h0 + s->rows < s->oh ? h0 + s->rows : s->oh;
         const int n = (h1 - h0) * s->ow;
         const int64_t at = y_at + (int64_t)h0 * s->ow * s->oc;
+        const int tiles = (n + 5) / 6 * (s->cv > 1 ? s->cv / 2 : 1);
+        const ptrdiff_t out = (ptrdiff_t)n * s->oc;
+        const ptrdiff_t in = (ptrdiff_t)(h1 - h0) * s->stride * s->w * s->c;
+        fetch_ahead next;
         load_e(s, k, a->d + at, k->coef_a ? a->y + at : NULL, e, n);
+        fetch_plan(&next, 0, a->d + at, out, out, tiles);
+        fetch_plan(&next, 1, k->coef_a ? a->y + at : NULL, out, out, tiles);
+        /* without weights, x is first read by the input's gradient, after this loop: rows of this block then */
+        const int x_row = a->want_dw || a->want_pw ? rows_needed(s, h1) : h0 * s->stride;
+        fetch_plan(&next, 2, a->x + x_at, (ptrdiff_t)x_row * s->w * s->c, in, tiles);
         if (a->want_dw || a->want_pw) {
             const int need = rows_needed(s, h1);
             load_rows(s, k, a->x + x_at, v, loaded, need);
@@ -459,7 +467,7 @@ void DASS_VEC(dwpw_bwd)(const dass__dwpw *s, const dass__dwpw_pack *k, const das
             wp_block(s, e, z, n, p_pw);
         }
         if (a->want_q || a->want_dw)
-            dz_block(s, k, e, g + ((ptrdiff_t)(h0 + s->g_top) * s->g_w + s->g_left) * VL, n);
+            dz_block(s, k, e, g + ((ptrdiff_t)(h0 + s->g_top) * s->g_w + s->g_left) * VL, n, &next);
     }
     if (a->want_dw) wd_image(s, g, v, p_dw);
     if (!a->want_q) return;

@@ -10,10 +10,9 @@
 
 /* w pixels of two or one (nv) vectors of channels; q1 = q0 when there is one. */
 INLINE void load_row(const float *p, ptrdiff_t step, float *q0, float *q1, int w, const int nv, const vf *sc,
-                     const vf *sh, const int norm, const int relu, ptrdiff_t ahead)
+                     const vf *sh, const int norm, const int relu)
 {
     for (int i = 0; i < w; i++) {
-        FETCH(p, ahead);
         vf t0 = VLOAD(p), t1 = nv > 1 ? (vf)VLOAD(p + VL) : t0;
         if (norm) {
             t0 = t0 * sc[0] + sh[0];
@@ -46,7 +45,6 @@ static void load_row_ragged(const float *p, ptrdiff_t step, float *q, int w, int
 static void load_rows(const dass__dwpw *s, const dass__dwpw_pack *k, const float *x, float *v, int r0, int r1)
 {
     const ptrdiff_t step = s->c;
-    const ptrdiff_t ahead = (ptrdiff_t)s->rows * s->stride * s->w * s->c;
     const int norm = k->scale != NULL;
     for (int r = r0; r < r1; r++) {
         for (int b = 0; b < s->cv; b += 2) {
@@ -60,13 +58,13 @@ static void load_rows(const dass__dwpw *s, const dass__dwpw_pack *k, const float
                 sh[i] = ALOAD(k->shift + (b + i) * VL);
             }
             if (nv == 2 && norm && s->relu) {
-                load_row(p, step, q, q + s->v_plane, s->w, 2, sc, sh, 1, 1, ahead);
+                load_row(p, step, q, q + s->v_plane, s->w, 2, sc, sh, 1, 1);
             } else if (nv == 2 && s->relu) {
-                load_row(p, step, q, q + s->v_plane, s->w, 2, sc, sh, 0, 1, ahead);
+                load_row(p, step, q, q + s->v_plane, s->w, 2, sc, sh, 0, 1);
             } else if (nv == 2) {
-                load_row(p, step, q, q + s->v_plane, s->w, 2, sc, sh, norm, 0, ahead);
+                load_row(p, step, q, q + s->v_plane, s->w, 2, sc, sh, norm, 0);
             } else {
-                if (lanes >= VL) load_row(p, step, q, q, s->w, 1, sc, sh, norm, s->relu, ahead);
+                if (lanes >= VL) load_row(p, step, q, q, s->w, 1, sc, sh, norm, s->relu);
                 else load_row_ragged(p, step, q, s->w, lanes, b * VL, sc[0], sh[0], norm, s->relu);
                 if (lanes > VL)
                     load_row_ragged(p + VL, step, q + s->v_plane, s->w, lanes - VL, (b + 1) * VL, sc[1], sh[1], norm,

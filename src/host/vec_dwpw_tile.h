@@ -39,6 +39,26 @@ typedef struct tile12 {
 #define FETCH(p, floats) __builtin_prefetch((const void *)((uintptr_t)(p) + (uintptr_t)(floats) * 4))
 #define FETCH_W(p, floats) __builtin_prefetch((const void *)((uintptr_t)(p) + (uintptr_t)(floats) * 4), 1)
 
+/* What the next block of pixels will read, asked for a few cache lines at every tile of this block's product: a phase
+ * that only loads would wait for memory with its arithmetic idle, and a phase that computes leaves memory idle. */
+typedef struct fetch_ahead {
+    uintptr_t at[3];
+    int lines[3]; /* a tile */
+} fetch_ahead;
+INLINE void fetch_some(fetch_ahead *a)
+{
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < a->lines[i]; j++) __builtin_prefetch((const void *)(a->at[i] + 64 * (uintptr_t)j));
+        a->at[i] += 64 * (uintptr_t)a->lines[i];
+    }
+}
+/* Stream i: `floats` from p on, over `tiles` tiles. */
+INLINE void fetch_plan(fetch_ahead *a, int i, const float *p, ptrdiff_t skip, ptrdiff_t floats, int tiles)
+{
+    a->at[i] = (uintptr_t)p + 4 * (uintptr_t)skip;
+    a->lines[i] = p ? (int)((floats / 16 + tiles - 1) / tiles) : 0;
+}
+
 #define EACH8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 /* max(x, 0) that keeps NaN. */
