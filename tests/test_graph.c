@@ -223,6 +223,25 @@ static void unwanted_gradients_cost_nothing(void **state)
     assert_true(n_nodes[1] < n_nodes[0]);
 }
 
+/* A seed that no rule can take back is an error, not a gradient of zero. */
+static void seeds_without_a_rule_are_refused(void **state)
+{
+    (void)state;
+    dass_graph *g = make();
+    const dass_val x = image(g, 2, 8, 1, 1);
+    const dass_val y = dass_conv(g, x, weight(g, 0, 8, 8, 1), 0, conv(1, 1));
+    const dass_val labels = dass_ref_typed(g, "labels", DASS_I32, BUF_LABEL, 0, DASS_LAYOUT_FLAT, 1, (int32_t[]){2});
+    const dass_val step = dass_ref_typed(g, "step", DASS_U8, BUF_STEP, 0, DASS_LAYOUT_FLAT, 1, (int32_t[]){256});
+    dass_val loss = 0;
+    dass_val correct = 0;
+    dass_xent(g, y, labels, step, 0, &loss, &correct);
+    const dass_val seed = dass_ref(g, "seed", BUF_X, 500, DASS_LAYOUT_FLAT, 1, (int32_t[]){1});
+    const dass_wrt wrt = {BUF_W, BUF_G};
+    assert_int_equal(dass_graph_grad_seeded(g, &loss, &seed, 1, &wrt, 1), DASS_UNSUPPORTED);
+    assert_non_null(strstr(dass_error_text(), "gradient: xent"));
+    dass_graph_free(g);
+}
+
 static void out_of_memory_is_clean(void **state)
 {
     (void)state;
@@ -254,10 +273,15 @@ static void out_of_memory_is_clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equal_nodes_are_one),          cmocka_unit_test(many_nodes_survive_growth),
-        cmocka_unit_test(writes_make_new_versions),     cmocka_unit_test(dead_nodes_go),
-        cmocka_unit_test(shape_errors_name_everything), cmocka_unit_test(lowering_fuses_the_separable_convolution),
-        cmocka_unit_test(lowering_asks_the_backend),    cmocka_unit_test(unwanted_gradients_cost_nothing),
+        cmocka_unit_test(equal_nodes_are_one),
+        cmocka_unit_test(many_nodes_survive_growth),
+        cmocka_unit_test(writes_make_new_versions),
+        cmocka_unit_test(dead_nodes_go),
+        cmocka_unit_test(shape_errors_name_everything),
+        cmocka_unit_test(lowering_fuses_the_separable_convolution),
+        cmocka_unit_test(lowering_asks_the_backend),
+        cmocka_unit_test(unwanted_gradients_cost_nothing),
+        cmocka_unit_test(seeds_without_a_rule_are_refused),
         cmocka_unit_test(out_of_memory_is_clean),
     };
     return cmocka_run_group_tests_name("graph", tests, NULL, NULL);

@@ -349,16 +349,21 @@ static void sweep_back(sweep *s)
     dass_graph *g = s->g;
     node_view v;
     for (dass_node n = s->n_nodes - 1; n > 0 && g->status == DASS_OK; n--) {
-        v.r = g->nodes[n];
-        if (v.r.op == DASS_OP_XENT || v.r.n_in > MAX_NODE_ARGS || v.r.n_out > 8)
-            continue;
         bool arrived = false;
-        memcpy(v.in, dass_node_in(g, n), v.r.n_in * sizeof *v.in);
-        memcpy(v.out, dass_node_out(g, n), v.r.n_out * sizeof *v.out);
+        v.r = g->nodes[n];
         for (uint32_t i = 0; i < v.r.n_out; i++)
-            arrived = arrived || (v.out[i] && s->head[v.out[i]]);
-        if (arrived)
-            apply_rule(s, &v);
+            arrived = arrived || (dass_node_out(g, n)[i] && s->head[dass_node_out(g, n)[i]]);
+        if (!arrived)
+            continue;
+        if (v.r.n_in > MAX_NODE_ARGS || v.r.n_out > 8) {
+            dass__graph_fail(g, DASS_INTERNAL, "gradient: %s with %u inputs and %u outputs, at most %d and 8",
+                             dass_op_get(v.r.op)->name, v.r.n_in, v.r.n_out, MAX_NODE_ARGS);
+            return;
+        }
+        if (v.r.n_in)
+            memcpy(v.in, dass_node_in(g, n), v.r.n_in * sizeof *v.in);
+        memcpy(v.out, dass_node_out(g, n), v.r.n_out * sizeof *v.out);
+        apply_rule(s, &v);
     }
 }
 

@@ -27,8 +27,9 @@ typedef struct dwpw_impl {
     dass__dwpw s;
     dass__dwpw_scratch scratch;
     int64_t part_dw, part_pw; /* floats of one partial weight gradient, padded to cache lines */
+    int32_t *g_at;            /* see dass__dwpw_pack */
     /* byte offsets in the workspace */
-    size_t at_w_dw, at_w_dw_t, at_w_pw, at_w_pw_t, at_scale, at_coef, at_g_at, at_stats, at_part, at_scratch, ws_bytes;
+    size_t at_w_dw, at_w_dw_t, at_w_pw, at_w_pw_t, at_scale, at_coef, at_stats, at_part, at_scratch, ws_bytes;
     double eps;
 } dwpw_impl;
 
@@ -122,6 +123,12 @@ static dass_status prepare(dass_host *h, dass_arena *mem, const dass_graph *g, d
     const int64_t part = backward ? (p->part_dw + p->part_pw) * 4 : 0;
     s->n_chunks = imin(s->n, backward ? imax(DWPW_MIN_CHUNKS, (int)(DWPW_PARTIAL_BYTES / part)) : s->n);
     p->threads = imax(1, imin(h->n_threads, s->n_chunks));
+    if (backward) {
+        const int n_at = s->block + DASS__DWPW_SLACK;
+        p->g_at = dass_arena_alloc(mem, (size_t)n_at * sizeof *p->g_at);
+        if (!p->g_at) return DASS_NOMEM;
+        for (int i = 0; i < s->block; i++) p->g_at[i] = (i / s->ow * s->g_w + i % s->ow) * s->vl;
+    }
     size_t at = 0;
     p->at_w_dw = take(&at, p->part_dw * 4);
     p->at_w_dw_t = take(&at, backward ? p->part_dw * 4 : 0);
@@ -129,7 +136,6 @@ static dass_status prepare(dass_host *h, dass_arena *mem, const dass_graph *g, d
     p->at_w_pw_t = take(&at, backward ? p->part_pw * 4 : 0);
     p->at_scale = take(&at, (int64_t)s->cp * 3 * 4);
     p->at_coef = take(&at, backward ? (int64_t)s->ocp * 3 * 4 : 0);
-    p->at_g_at = take(&at, backward ? ((int64_t)s->block + DASS__DWPW_SLACK) * 4 : 0);
     p->at_stats = take(&at, (int64_t)s->n * 2 * (backward ? s->cp : s->ocp) * 8);
     p->at_part = take(&at, s->n_chunks * part);
     p->at_scratch = take(&at, p->threads * p->scratch.total * 4);
@@ -243,9 +249,7 @@ static dass__dwpw_pack pack(const dwpw_impl *p)
     pack_dw_t(s, arg[5], k.w_dw_t);
     k.w_pw_t = at_float(p, p->at_w_pw_t);
     pack_panels(arg[6], s->oc, s->c, s->c, 1, s->vl, k.w_pw_t);
-    k.g_at = (int32_t *)(void *)at_float(p, p->at_g_at);
-    for (int i = 0; i < s->block + DASS__DWPW_SLACK; i++)
-        k.g_at[i] = i < s->block ? (i / s->ow * s->g_w + i % s->ow) * s->vl : 0;
+    k.g_at = p->g_at;
     if (arg[9]) {
         const float *coef = arg[9];
         k.coef_a = at_float(p, p->at_coef);

@@ -41,7 +41,7 @@ typedef struct dass__dwpw_pack {
     float *w_dw, *w_dw_t, *w_pw, *w_pw_t;
     float *scale, *shift, *mean;        /* of the input's batch norm; scale NULL without one */
     float *coef_a, *coef_b, *coef_c;    /* of the output's gradient; coef_a NULL without */
-    int32_t *g_at;                      /* place of each pixel of a block in a g plane, floats from the block's first */
+    const int32_t *g_at;                /* place of each pixel of a block in a g plane, floats from the block's first */
 } dass__dwpw_pack;
 
 typedef struct dass__dwpw_fwd {
