@@ -73,8 +73,9 @@ dnnl_program := $(H)include <dnnl.h>\nint main(void) { return !dnnl_engine_get_c
 mpi_program  := $(H)include <mpi.h>\nint main(void) { return MPI_Finalize(); }\n
 cuda_program := $(H)include <cuda_runtime.h>\nint main(void) { return (int)cudaSuccess; }\n
 libs_program := $(H)include <yaml.h>\n$(H)include <jansson.h>\n$(H)include <zlib.h>\n$(H)include <lzma.h>\n \
+                $(H)define XXH_INLINE_ALL\n$(H)include <xxhash.h>\n \
                 int main(void) { return !(yaml_get_version_string() && json_object() && zlibVersion() \
-                && lzma_version_string()); }\n
+                && lzma_version_string() && XXH64("", 0, 0)); }\n
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
 
 ifneq ($(builds)$(filter print-%,$(MAKECMDGOALS)),)
@@ -93,7 +94,7 @@ ifeq ($(cc_version),none)
 $(error no C compiler: '$(CC)' does not run. `make setup` installs what is missing)
 endif
 ifneq ($(have_libs),1)
-$(error the headers or libraries of libyaml, jansson, zlib or liblzma are missing. `make setup` installs them)
+$(error the headers or libraries of libyaml, jansson, zlib, liblzma or xxhash are missing. `make setup` installs them)
 endif
 ifeq ($(ONEDNN)$(have_dnnl),10)
 $(error ONEDNN=1, but a program with <dnnl.h> and -ldnnl does not build. `make setup` installs libdnnl-dev)

@@ -86,7 +86,8 @@ static dass_config tiny(void)
 
 static dass_run_options options(const dass_config *c, const char *out)
 {
-    return (dass_run_options){.config = c, .out_dir = out, .build_id = "test", .command = "test", .quiet = true};
+    return (dass_run_options){
+        .config = c, .out_dir = out, .restart = true, .build_id = "test", .command = "test", .quiet = true};
 }
 
 static size_t read_bytes(const char *path, char *buf, size_t n)

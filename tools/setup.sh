@@ -6,11 +6,11 @@
 # Elsewhere, or without the right to install, it says what is needed and goes on if a compiler finds the headers.
 set -uo pipefail
 
-packages_build="gcc libc6-dev make libyaml-dev libjansson-dev zlib1g-dev liblzma-dev libdnnl-dev dataset-fashion-mnist"
+packages_build="gcc libc6-dev make libyaml-dev libjansson-dev zlib1g-dev liblzma-dev libxxhash-dev libdnnl-dev dataset-fashion-mnist"
 packages_test="libcmocka-dev diffutils"
 packages_fuzz="clang"
 packages_format="clang-format"
-headers_build="yaml.h jansson.h zlib.h lzma.h"
+headers_build="yaml.h jansson.h zlib.h lzma.h xxhash.h"
 headers_test="cmocka.h"
 headers_fuzz=
 headers_format=

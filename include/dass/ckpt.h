@@ -38,18 +38,20 @@ typedef struct dass_st_file {
     size_t n_tensors;
     dass_st_meta *meta;
     size_t n_meta;
+    const dass_st_tensor **by_name; /* for dass_st_find; of read files only */
 } dass_st_file;
 
 /* Read and check a whole file: JSON header of known types, shapes whose product is the tensor's bytes, offsets that
- * cover the data exactly once. Errors: DASS_IO, DASS_FORMAT naming file and tensor or offset. Free with dass_st_free.
- */
+ * cover the data exactly once, and the hash of its content where the metadata has one. Errors: DASS_IO, DASS_FORMAT
+ * naming file and tensor or offset. Free with dass_st_free. */
 dass_status dass_st_read(const char *path, dass_st_file **out);
 /* The same from memory, for tests and fuzzing; data is borrowed and must outlive *out. */
 dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, dass_st_file **out);
 void dass_st_free(dass_st_file *f); /* only of read and parse; NULL is fine */
-/* Atomically: path.tmp, fsync, rename, fsync of the folder. Tensors keep their order. Errors: DASS_IO. */
+/* Atomically: path.tmp, fsync, rename, fsync of the folder. Tensors keep their order; a hash of the content ("xxh64")
+ * is added to the metadata. Errors: DASS_IO. */
 dass_status dass_st_write(const char *path, const dass_st_file *f);
-const dass_st_tensor *dass_st_find(const dass_st_file *f, const char *name); /* NULL when absent */
+const dass_st_tensor *dass_st_find(const dass_st_file *f, const char *name); /* of a read file; NULL when absent */
 const char *dass_st_get(const dass_st_file *f, const char *key);             /* NULL when absent */
 /* Bytes into a file, the same way. */
 dass_status dass_file_write(const char *path, const void *data, size_t n_bytes);

@@ -90,6 +90,7 @@ int64_t dass_source_steps(const dass_source *s); /* batches of an epoch */
 int64_t dass_source_samples(const dass_source *s);
 /* Go to the first batch of an epoch. */
 void dass_source_start(dass_source *s, uint32_t epoch);
+void dass_source_seek(dass_source *s, uint32_t epoch, int64_t batch);
 /* The next batch, valid until the next call. Past the end of the epoch a new pass begins, with an order of its own: a
  * pure function of (seed, name, epoch, pass). */
 dass_status dass_source_next(dass_source *s, dass_batch *out);

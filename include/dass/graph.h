@@ -355,7 +355,8 @@ typedef struct dass_step_block {
     uint32_t epoch, step;
     uint32_t valid; /* rows of the batch that count; 0 = all */
     uint32_t pad_;
-    double reserved[15];
+    double drop_path, ema, xi; /* probability of dropping a path; decay of the average; step of the unrolled weights */
+    double reserved[12];
 } dass_step_block;
 _Static_assert(sizeof(dass_step_block) == 256, "the step block is 256 bytes");
 

@@ -33,6 +33,9 @@
     X(ALPHA_M, REAL, ALPHA)    \
     X(ALPHA_V, REAL, ALPHA)    \
     X(STAT, REAL, STAT)        \
+    X(W_EMA, REAL, W)          \
+    X(AF_EMA, REAL, AF)        \
+    X(STAT_EMA, REAL, STAT)    \
     X(STEP, U8, 256)           \
     X(LOSS, REAL, 1)           \
     X(CORRECT, REAL, 1)        \

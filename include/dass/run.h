@@ -8,10 +8,14 @@
  *     prune    params -> scores trained, mask frozen, kept weights trained -> config, metrics, params with mask
  *     eval     params -> accuracy on the test images with running batch-norm statistics
  *
- * A run that is interrupted leaves no params.safetensors of its own and starts from the beginning next time.
+ * A run that was stopped, by a signal or by anything else, goes on when it is asked for again with the same folder and
+ * configuration, from its newest checkpoint, and then leaves the same bytes (config, metrics, genotype, checkpoints,
+ * parameters) as one that was never stopped. A run that is complete is completed once more, which changes nothing.
  */
 #ifndef DASS_RUN_H
 #define DASS_RUN_H
+
+#include <signal.h>
 
 #include "dass/ckpt.h"
 #include "dass/data.h"
@@ -19,11 +23,15 @@
 
 typedef struct dass_run_options {
     const dass_config *config;
-    const char *out_dir;  /* made if missing, files of an earlier run replaced; NULL: nothing is written */
-    const char *build_id; /* for config.yaml; NULL = unknown */
-    const char *command;  /* the same: the command line */
-    bool guard;           /* executors in guard mode */
-    bool quiet;           /* no progress lines */
+    const char *out_dir; /* made if missing; a run in it goes on, DASS_CONFIG if it has another configuration;
+                            NULL: nothing is written */
+    bool restart;        /* remove the run that is there first */
+    const volatile sig_atomic_t *stop; /* when it becomes a signal's number: finish the step, checkpoint, return
+                             DASS_INTERRUPTED for SIGINT, DASS_STOPPED for others; NULL: never */
+    const char *build_id;              /* for config.yaml; NULL = unknown */
+    const char *command;               /* the same: the command line */
+    bool guard;                        /* executors in guard mode */
+    bool quiet;                        /* no progress lines */
 } dass_run_options;
 
 /* search.method dass: the three stages. darts: one dense stage of as many epochs. random: no training at all, a

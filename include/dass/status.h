@@ -23,17 +23,15 @@
     X(DEVICE, 7, "device failure")                            \
     X(UNSUPPORTED, 8, "not supported")                        \
     X(NUMERIC, 9, "numerical failure")                        \
-    X(COMM, 10, "communication failure")
+    X(COMM, 10, "communication failure")                      \
+    X(STOPPED, 75, "stopped by a signal; the same command goes on from its checkpoint") \
+    X(INTERRUPTED, 130, "interrupted; the same command goes on from its checkpoint")
 
 typedef enum dass_status {
 #define X(name, number, text) DASS_##name = (number),
     DASS_STATUS_MAP(X)
 #undef X
 } dass_status;
-
-/* Exit codes beside the status numbers. */
-#define DASS_EXIT_AGAIN 75        /* checkpointed; run the same command again */
-#define DASS_EXIT_INTERRUPTED 130 /* interrupted, checkpointed */
 
 /* Name ("CONFIG") and meaning of a status; never NULL. */
 const char *dass_status_name(dass_status st);

@@ -414,8 +414,13 @@ static const range ranges[DASS_N_KEYS] = {
     [DASS_KEY_train_momentum] = {OPEN_HIGH, 0, 1},
     [DASS_KEY_train_weight_decay] = {CLOSED, 0, 1},
     [DASS_KEY_train_clip] = {OPEN_LOW, 0, 1e9},
+    [DASS_KEY_train_warmup] = {CLOSED, 0, 1e6},
+    [DASS_KEY_train_drop_path] = {OPEN_HIGH, 0, 1},
+    [DASS_KEY_train_auxiliary] = {CLOSED, 0, 100},
+    [DASS_KEY_train_ema] = {OPEN_HIGH, 0, 1},
     [DASS_KEY_train_label_smoothing] = {OPEN_HIGH, 0, 1},
     [DASS_KEY_prune_density] = {OPEN_LOW, 0, 1},
+    [DASS_KEY_prune_every] = {CLOSED, 1, 1e9},
     [DASS_KEY_prune_epochs_score] = {CLOSED, 0, 1e6},
     [DASS_KEY_prune_epochs_finetune] = {CLOSED, 0, 1e6},
     [DASS_KEY_prune_lr_score] = {OPEN_LOW, 0, 1e3},
@@ -427,6 +432,8 @@ static const range ranges[DASS_N_KEYS] = {
     [DASS_KEY_run_threads] = {CLOSED, 0, 4096},
     [DASS_KEY_run_seed] = {CLOSED, 0, 0x1p63},
     [DASS_KEY_run_eval_batch] = {CLOSED, 1, 65536},
+    [DASS_KEY_run_checkpoint_minutes] = {OPEN_LOW, 0, 1e6},
+    [DASS_KEY_run_keep] = {CLOSED, 1, 1e6},
 };
 
 static dass_status check_range(const dass_config *c, size_t k)
@@ -487,6 +494,10 @@ dass_status dass_config_check(const dass_config *c)
 static void print_real(double x, char *buf, size_t n)
 {
     char digits[40];
+    if (x == floor(x) && fabs(x) < 1e6) { /* 10, not 1e+01 */
+        (void)snprintf(buf, n, "%.0f", x);
+        return;
+    }
     for (int precision = 1; precision <= 17; precision++) {
         (void)snprintf(digits, sizeof digits, "%.*g", precision, x);
         if (strtod(digits, NULL) == x)

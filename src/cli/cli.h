@@ -14,7 +14,8 @@ enum {
     DASS__OPT_JSON = 1u << 2,
     DASS__OPT_OPS = 1u << 3,
     DASS__OPT_GUARD = 1u << 4,
-    DASS__OPT_STAGE = 1u << 5
+    DASS__OPT_STAGE = 1u << 5,
+    DASS__OPT_RESTART = 1u << 6
 };
 
 struct dass__opts;
@@ -37,7 +38,7 @@ typedef struct dass__opts {
     dass_text set_text[DASS__MAX_WORDS];
     int n_sets;
     const char *out_dir, *device, *stage;
-    bool json, ops, guard, quiet, help;
+    bool json, ops, guard, quiet, restart, help;
     char line[DASS__COMMAND_LINE]; /* the command as typed */
 } dass__opts;
 

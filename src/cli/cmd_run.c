@@ -1,6 +1,7 @@
 /* search, derive, train, prune, eval: options to run options, results to stdout. What the commands do is in src/train.
  */
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,20 +14,44 @@ static const char *const search_keys[] = {"net.", "search.", "train.batch", "dat
 static const char *const train_keys[] = {"net.", "train.", "data.", "run.", NULL};
 static const char *const prune_keys[] = {"net.", "train.", "prune.", "data.", "run.", NULL};
 
+/* ---- stopping ------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t stop_signal;
+
+static void ask_to_stop(int number)
+{
+    stop_signal = number;
+}
+
+/* The first signal asks, a second one of the same kind ends the process at once. SIGUSR1 and SIGHUP are what batch
+ * systems and closing terminals send. A write beyond a file size limit is an error of that write, not a death. */
+static void listen_for_signals(void)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
+    struct sigaction asks = {.sa_handler = ask_to_stop, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)};
+    (void)sigemptyset(&asks.sa_mask);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; ++i)
+        (void)sigaction(numbers[i], &asks, NULL);
+    (void)signal(SIGXFSZ, SIG_IGN);
+}
+
 static dass_run_options run_options(const dass__opts *o, const dass_config *c)
 {
     return (dass_run_options){.config = c,
                               .out_dir = o->out_dir,
                               .build_id = dass__build_text(),
                               .command = o->line,
+                              .restart = o->restart,
+                              .stop = &stop_signal,
                               .guard = o->guard,
                               .quiet = o->quiet};
 }
 
-static void warn_no_folder(const dass__opts *o)
+static void begin_run(const dass__opts *o)
 {
     if (o->out_dir == NULL)
         dass_log(DASS_LOG_WARN, "dass %s without -o DIR: the parameters will not be kept", o->command->name);
+    listen_for_signals();
 }
 
 static dass_status print_genotype(const dass_genotype *g)
@@ -48,7 +73,7 @@ dass_status dass__cmd_search(dass__opts *o)
     DASS_TRY(dass_dataset_fit(&c));
     DASS_TRY(dass_config_check(&c));
     dass__opts_box(o, &c, search_keys);
-    warn_no_folder(o);
+    begin_run(o);
     const dass_run_options run = run_options(o, &c);
     DASS_TRY(dass_run_search(&run, &g));
     DASS_TRY(print_genotype(&g));
@@ -70,7 +95,7 @@ dass_status dass__cmd_train(dass__opts *o)
     DASS_TRY(dass_dataset_fit(&c));
     DASS_TRY(dass_config_check(&c));
     dass__opts_box(o, &c, train_keys);
-    warn_no_folder(o);
+    begin_run(o);
     const dass_run_options run = run_options(o, &c);
     DASS_TRY(dass_run_train(&run));
     return DASS_OK;
@@ -103,7 +128,7 @@ dass_status dass__cmd_prune(dass__opts *o)
     static dass_config c;
     DASS_TRY(run_config(o, o->words[0], &c));
     dass__opts_box(o, &c, prune_keys);
-    warn_no_folder(o);
+    begin_run(o);
     const dass_run_options run = run_options(o, &c);
     DASS_TRY(dass_run_prune(&run, o->words[0]));
     return DASS_OK;
@@ -113,7 +138,7 @@ dass_status dass__cmd_prune(dass__opts *o)
 
 static dass_status print_eval_json(const char *run, const dass_eval *e)
 {
-    json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:I}", "run", run, "network",
+    json_t *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:I}", "run", run, "network",
                              e->network, "state", e->state, "images", (json_int_t)e->n, "loss", e->loss, "top1",
                              e->top1, "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept, "unpruned",
                              (json_int_t)e->unpruned, "density", (double)e->kept / (double)e->weights, "macs",

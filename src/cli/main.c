@@ -10,7 +10,7 @@
 #include "cli.h"
 #include "dass/log.h"
 
-#define OPT_RUN (DASS__OPT_CONFIG | DASS__OPT_OUT | DASS__OPT_GUARD)
+#define OPT_RUN (DASS__OPT_CONFIG | DASS__OPT_OUT | DASS__OPT_GUARD | DASS__OPT_RESTART)
 
 static dass_status cmd_help(dass__opts *o);
 
@@ -88,7 +88,8 @@ int main(int argc, char **argv)
         st = DASS_FAIL(DASS_IO, "standard output: %s", strerror(errno));
     if (st != DASS_OK) {
         const char *text = dass_error_text();
-        (void)fprintf(stderr, "dass: error: %s\n", text[0] != '\0' ? text : dass_status_text(st));
+        const bool asked = st == DASS_STOPPED || st == DASS_INTERRUPTED;
+        (void)fprintf(stderr, "dass: %s%s\n", asked ? "" : "error: ", text[0] != '\0' ? text : dass_status_text(st));
         if (dass_log_get_level() >= DASS_LOG_DEBUG)
             (void)fprintf(stderr, "dass: debug: at %s\n", dass_error_where());
     }

@@ -16,6 +16,7 @@ typedef enum option_id {
     OPTION_JSON,
     OPTION_OPS,
     OPTION_STAGE,
+    OPTION_RESTART,
     OPTION_GUARD,
     OPTION_QUIET,
     OPTION_HELP,
@@ -37,6 +38,7 @@ static const struct {
     {"--json", NULL, NULL, DASS__OPT_JSON, "one JSON object a line on stdout"},
     {"--ops", NULL, NULL, DASS__OPT_OPS, "time per operation, against the machine's peaks"},
     {"--stage", NULL, "NAME", DASS__OPT_STAGE, "which step: dense (default), score or finetune"},
+    {"--restart", NULL, NULL, DASS__OPT_RESTART, "remove the run that -o DIR holds; without it, that run goes on"},
     {"--guard", NULL, NULL, DASS__OPT_GUARD, "check every operation's output and memory; slow"},
     {"--quiet", "-q", NULL, 0, "warnings and errors only"},
     {"--help", "-h", NULL, 0, "this text"},
@@ -131,6 +133,9 @@ static dass_status apply_option(dass__opts *o, option_id id, const char *value)
         break;
     case OPTION_STAGE:
         o->stage = value;
+        break;
+    case OPTION_RESTART:
+        o->restart = true;
         break;
     case OPTION_GUARD:
         o->guard = true;
@@ -278,7 +283,8 @@ void dass__help(const dass__command *commands, const dass__command *one)
     (void)printf(
         "\nRUN is a folder that search, train or prune made with -o. Results go to stdout, everything else to\n"
         "stderr. The exit code is the status: 0 success, 1 internal, 2 argument, 3 configuration, 4 input or\n"
-        "output, 5 malformed file, 6 memory, 7 device, 8 not supported, 9 numerical, 10 communication.\n");
+        "output, 5 malformed file, 6 memory, 7 device, 8 not supported, 9 numerical, 10 communication; 75 and 130:\n"
+        "stopped by a signal after a checkpoint, the same command goes on.\n");
 }
 
 void dass__help_config(void)

@@ -123,6 +123,15 @@ void dass_source_start(dass_source *s, uint32_t epoch)
     begin_pass(s);
 }
 
+void dass_source_seek(dass_source *s, uint32_t epoch, int64_t batch)
+{
+    const int64_t per_pass = dass_source_steps(s);
+    s->epoch = epoch;
+    s->pass = (uint32_t)(batch / per_pass);
+    begin_pass(s);
+    s->at = batch % per_pass * s->opt.batch;
+}
+
 dass_status dass_source_next(dass_source *s, dass_batch *out)
 {
     const int64_t left = s->n - s->at;

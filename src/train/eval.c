@@ -41,18 +41,6 @@ out:
     return st;
 }
 
-dass_status dass__session_report(dass__session *s, double loss, double top1)
-{
-    dass_log(DASS_LOG_INFO, "%s: test loss %.4f, top1 %.2f %% of %lld images", s->command, loss, 100.0 * top1,
-             (long long)s->data->test.n);
-    json_t *line = json_pack("{s:s, s:s, s:f, s:f, s:I}", "command", s->command, "stage", "test", "test_loss", loss,
-                             "test_top1", top1, "images", (json_int_t)s->data->test.n);
-    if (line == NULL)
-        return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
-    DASS_TRY(dass__metrics_line(s, line));
-    return DASS_OK;
-}
-
 /* ---- counts --------------------------------------------------------------------------------------------------- */
 
 /* Kept weights of [offset, offset + count); bits NULL: all. */

@@ -4,13 +4,12 @@
  */
 #include <errno.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "dass/ckpt.h"
+#include "tensors.h"
 
 #define FORMAT_WORD "dass-params-1"
 #define PATH_MAX_BYTES 4096
@@ -33,146 +32,42 @@ static int find_word(const char *word, const char *const *words, size_t n)
 }
 #define FIND(word, words) find_word(word, words, sizeof(words) / sizeof *(words))
 
-static dass_buf group_buf(dass_group g)
-{
-    switch (g) {
-    case DASS_GROUP_W:
-        return DASS_BUF_W;
-    case DASS_GROUP_AF:
-        return DASS_BUF_AF;
-    case DASS_GROUP_ALPHA:
-        return DASS_BUF_ALPHA;
-    case DASS_GROUP_STAT:
-        return DASS_BUF_STAT;
-    case DASS_N_GROUPS:
-        break;
-    }
-    DASS_ASSERT(!"a group");
-    return 0;
-}
-
 /* ---- saving --------------------------------------------------------------------------------------------------- */
 
-typedef struct writer {
-    dass_store *s;
-    dass_arena *mem;
-    dass_st_file file;
-} writer;
-
-static void add_tensor(writer *w, const char *name, dass_st_type type, const dass_param *p, const void *data,
-                       size_t bytes)
-{
-    dass_st_tensor *t = &w->file.tensors[w->file.n_tensors++];
-    *t = (dass_st_tensor){.name = name, .type = type, .rank = p->rank, .bytes = bytes, .data = data};
-    for (int32_t i = 0; i < p->rank; ++i)
-        t->dim[i] = p->dim[i];
-}
-
-/* A real buffer of the store as floats in arena memory. */
-static dass_status read_floats(writer *w, dass_buf b, float **out)
-{
-    const int64_t n = dass_store_buf_count(w->s, b);
-    void *block = NULL;
-    DASS_TRY(dass_mem_alloc((size_t)n * sizeof(double), "parameters to save", &block));
-    const double *values = block;
-    *out = dass_arena_alloc(w->mem, (size_t)(n + 1) * sizeof **out);
-    dass_status st = *out == NULL ? DASS_NOMEM : dass_store_read_real(w->s, b, block, n);
-    for (int64_t i = 0; st == DASS_OK && i < n; ++i)
-        (*out)[i] = (float)values[i];
-    dass_mem_free(block);
-    return st;
-}
-
-static dass_status add_group(writer *w, dass_group group, dass_buf b, const char *prefix)
-{
-    if (dass_store_count(w->s, group) == 0)
-        return DASS_OK;
-    float *values = NULL;
-    DASS_TRY(read_floats(w, b, &values));
-    for (uint32_t i = 0; i < dass_store_n_params(w->s); ++i) {
-        const dass_param *p = dass_store_get(w->s, i);
-        if (p->group != group)
-            continue;
-        const char *name = dass_arena_printf(w->mem, "%s%s", prefix, p->name);
-        if (name == NULL)
-            return DASS_NOMEM;
-        add_tensor(w, name, DASS_ST_F32, p, values + p->offset, (size_t)p->count * sizeof(float));
-    }
-    return DASS_OK;
-}
-
-static dass_status add_mask(writer *w)
-{
-    const int64_t n = dass_store_count(w->s, DASS_GROUP_W);
-    const size_t bytes = dass_store_buf_bytes(w->s, DASS_BUF_BITS);
-    uint64_t *bits = dass_arena_alloc(w->mem, bytes + 8);
-    uint8_t *mask = dass_arena_alloc(w->mem, (size_t)n + 1);
-    if (bits == NULL || mask == NULL)
-        return DASS_NOMEM;
-    DASS_TRY(dass_store_read(w->s, DASS_BUF_BITS, bits, bytes));
-    for (int64_t i = 0; i < n; ++i)
-        mask[i] = bits[i / 64] >> (i % 64) & 1;
-    for (uint32_t i = 0; i < dass_store_n_params(w->s); ++i) {
-        const dass_param *p = dass_store_get(w->s, i);
-        if (p->group != DASS_GROUP_W)
-            continue;
-        const char *name = dass_arena_printf(w->mem, "mask.%s", p->name);
-        if (name == NULL)
-            return DASS_NOMEM;
-        add_tensor(w, name, DASS_ST_U8, p, mask + p->offset, (size_t)p->count);
-    }
-    return DASS_OK;
-}
-
-static dass_status add_meta(writer *w, const char *key, const char *value)
-{
-    if (value == NULL)
-        return DASS_NOMEM;
-    w->file.meta[w->file.n_meta++] = (dass_st_meta){key, value};
-    return DASS_OK;
-}
-
-static dass_status add_info(writer *w, const dass_params_info *info)
+static dass_status add_info(dass__tensor_writer *w, const dass_params_info *info)
 {
     const dass_arch *a = &info->arch;
-    w->file.meta = dass_arena_alloc(w->mem, 8 * sizeof *w->file.meta);
-    if (w->file.meta == NULL)
-        return DASS_NOMEM;
-    DASS_TRY(add_meta(w, "format", FORMAT_WORD));
-    DASS_TRY(add_meta(w, "arch",
-                      dass_arena_printf(w->mem,
-                                        "{\"kind\":\"%s\",\"form\":\"%s\",\"channels\":%d,\"layers\":%d,\"nodes\":%d,"
-                                        "\"classes\":%d,\"in_channels\":%d,\"image\":%d}",
-                                        kind_word[a->kind], form_word[a->form], a->channels, a->layers, a->nodes,
-                                        a->classes, a->in_channels, a->image)));
+    DASS_TRY(dass__writer_meta(w, "format", FORMAT_WORD));
+    DASS_TRY(dass__writer_meta(
+        w, "arch",
+        dass_arena_printf(w->mem,
+                          "{\"kind\":\"%s\",\"form\":\"%s\",\"channels\":%d,\"layers\":%d,\"nodes\":%d,"
+                          "\"classes\":%d,\"in_channels\":%d,\"image\":%d}",
+                          kind_word[a->kind], form_word[a->form], a->channels, a->layers, a->nodes, a->classes,
+                          a->in_channels, a->image)));
     if (a->kind == DASS_NET_CELLS)
-        DASS_TRY(add_meta(w, "genotype", dass_genotype_print(&a->genotype, w->mem)));
-    DASS_TRY(add_meta(w, "state", info->state));
-    DASS_TRY(add_meta(w, "density", dass_arena_printf(w->mem, "%.17g", info->density)));
-    DASS_TRY(add_meta(w, "allocation", info->allocation));
+        DASS_TRY(dass__writer_meta(w, "genotype", dass_genotype_print(&a->genotype, w->mem)));
+    DASS_TRY(dass__writer_meta(w, "state", info->state));
+    DASS_TRY(dass__writer_meta(w, "density", dass_arena_printf(w->mem, "%.17g", info->density)));
+    DASS_TRY(dass__writer_meta(w, "allocation", info->allocation));
     return DASS_OK;
 }
 
 dass_status dass_params_save(const char *path, dass_store *s, const dass_params_info *info, bool scores, bool mask)
 {
-    writer w = {.s = s};
+    dass__tensor_writer w;
     dass_status st = DASS_OK;
-    DASS_TRY_TO(dass_arena_make("parameter file", &w.mem), st, out);
-    w.file.tensors = dass_arena_alloc(w.mem, ((size_t)dass_store_n_params(s) * 3 + 1) * sizeof *w.file.tensors);
-    if (w.file.tensors == NULL) {
-        st = DASS_NOMEM;
-        goto out;
-    }
+    DASS_TRY(dass__writer_open(s, 3, &w));
     DASS_TRY_TO(add_info(&w, info), st, out);
     for (dass_group g = 0; g < DASS_N_GROUPS; ++g)
-        DASS_TRY_TO(add_group(&w, g, group_buf(g), ""), st, out);
+        DASS_TRY_TO(dass__writer_group(&w, g, dass__group_buf(g), "", false), st, out);
     if (scores)
-        DASS_TRY_TO(add_group(&w, DASS_GROUP_W, DASS_BUF_SCORE, "score."), st, out);
+        DASS_TRY_TO(dass__writer_group(&w, DASS_GROUP_W, DASS_BUF_SCORE, "score.", false), st, out);
     if (mask)
-        DASS_TRY_TO(add_mask(&w), st, out);
+        DASS_TRY_TO(dass__writer_mask(&w), st, out);
     DASS_TRY_TO(dass_st_write(path, &w.file), st, out);
 out:
-    dass_arena_free(w.mem);
+    dass__writer_close(&w);
     return st;
 }
 
@@ -271,85 +166,19 @@ void dass_params_close(dass_params *p)
 
 /* ---- restoring ------------------------------------------------------------------------------------------------ */
 
-static dass_status find_tensor(const dass_params *f, const char *prefix, const dass_param *p, dass_st_type type,
-                               const dass_st_tensor **out)
-{
-    char name[512];
-    (void)snprintf(name, sizeof name, "%s%s", prefix, p->name);
-    const dass_st_tensor *t = dass_st_find(f->file, name);
-    if (t == NULL)
-        return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s' is missing: a file of another network", f->path, name);
-    bool same = t->type == type && t->rank == p->rank;
-    for (int32_t i = 0; same && i < p->rank; ++i)
-        same = t->dim[i] == p->dim[i];
-    if (!same)
-        return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s' has another type or shape than the network's", f->path, name);
-    *out = t;
-    return DASS_OK;
-}
-
 dass_status dass_params_group(const dass_params *f, const dass_store *s, dass_group group, double *out)
 {
-    for (uint32_t i = 0; i < dass_store_n_params(s); ++i) {
-        const dass_param *p = dass_store_get(s, i);
-        if (p->group != group)
-            continue;
-        const dass_st_tensor *t = NULL;
-        DASS_TRY(find_tensor(f, "", p, DASS_ST_F32, &t));
-        for (int64_t k = 0; k < p->count; ++k) {
-            float x = 0.0f;
-            memcpy(&x, (const uint8_t *)t->data + (size_t)k * sizeof x, sizeof x);
-            if (!isfinite(x))
-                return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s': element %lld is not finite", f->path, p->name,
-                                 (long long)k);
-            out[p->offset + k] = (double)x;
-        }
-    }
-    return DASS_OK;
+    return dass__tensors_values(f->file, f->path, s, group, "", false, out);
 }
 
 dass_status dass_params_restore(const dass_params *f, dass_store *s)
 {
-    for (dass_group g = 0; g < DASS_N_GROUPS; ++g) {
-        const int64_t n = dass_store_count(s, g);
-        if (n == 0)
-            continue;
-        void *values = NULL;
-        DASS_TRY(dass_mem_alloc((size_t)n * sizeof(double), "parameters to restore", &values));
-        dass_status st = dass_params_group(f, s, g, values);
-        if (st == DASS_OK)
-            st = dass_store_write_real(s, group_buf(g), values, n);
-        dass_mem_free(values);
-        DASS_TRY(st);
-    }
+    for (dass_group g = 0; g < DASS_N_GROUPS; ++g)
+        DASS_TRY(dass__tensors_restore(f->file, f->path, s, g, dass__group_buf(g), "", false));
     return DASS_OK;
 }
 
 dass_status dass_params_restore_mask(const dass_params *f, dass_store *s)
 {
-    const size_t bytes = dass_store_buf_bytes(s, DASS_BUF_BITS);
-    void *block = NULL;
-    DASS_TRY(dass_mem_alloc(bytes, "mask to restore", &block));
-    uint64_t *bits = block;
-    dass_status st = DASS_OK;
-    for (uint32_t i = 0; i < dass_store_n_params(s); ++i) {
-        const dass_param *p = dass_store_get(s, i);
-        if (p->group != DASS_GROUP_W)
-            continue;
-        const dass_st_tensor *t = NULL;
-        DASS_TRY_TO(find_tensor(f, "mask.", p, DASS_ST_U8, &t), st, out);
-        const uint8_t *m = t->data;
-        for (int64_t k = 0; k < p->count; ++k) {
-            if (m[k] > 1) {
-                st = DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", f->path, p->name, (long long)k,
-                               m[k]);
-                goto out;
-            }
-            bits[(p->offset + k) / 64] |= (uint64_t)m[k] << ((p->offset + k) % 64);
-        }
-    }
-    DASS_TRY_TO(dass_store_write(s, DASS_BUF_BITS, bits, bytes), st, out);
-out:
-    dass_mem_free(block);
-    return st;
+    return dass__tensors_restore_mask(f->file, f->path, s);
 }

@@ -2,7 +2,8 @@
  * networks. Invariant: a tensor handed out lies inside the block it was read from, and its bytes agree with its shape.
  *
  * Format: u64 little-endian header length, a JSON object name -> {dtype, shape, data_offsets: [begin, end)}, optionally
- * "__metadata__" of strings, then the data, which the tensors cover exactly once.
+ * "__metadata__" of strings, then the data, which the tensors cover exactly once. Files of ours carry an XXH64 of
+ * everything else in the metadata; the reader checks it where it is present.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +13,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "dass/ckpt.h"
 
@@ -30,6 +34,50 @@ typedef struct owned {
     dass_arena *mem;
     void *block; /* the file's bytes; NULL when borrowed */
 } owned;
+
+/* ---- integrity ------------------------------------------------------------------------------------------------ */
+
+#define HASH_KEY "xxh64"
+#define HASH_TEXT 17 /* 16 hexadecimal digits and the end */
+
+static void hash_text(XXH64_state_t *h, const char *text)
+{
+    (void)XXH64_update(h, text, strlen(text) + 1);
+}
+
+/* Over names, types, shapes and bytes of the tensors and all metadata but the hash itself, in their order. */
+static void hash_file(const dass_st_file *f, char text[HASH_TEXT])
+{
+    XXH64_state_t h;
+    (void)XXH64_reset(&h, 0);
+    for (size_t i = 0; i < f->n_meta; ++i) {
+        if (strcmp(f->meta[i].key, HASH_KEY) == 0)
+            continue;
+        hash_text(&h, f->meta[i].key);
+        hash_text(&h, f->meta[i].value);
+    }
+    for (size_t i = 0; i < f->n_tensors; ++i) {
+        const dass_st_tensor *t = &f->tensors[i];
+        hash_text(&h, t->name);
+        hash_text(&h, types[t->type].word);
+        (void)XXH64_update(&h, t->dim, (size_t)t->rank * sizeof *t->dim);
+        (void)XXH64_update(&h, t->data, t->bytes);
+    }
+    (void)snprintf(text, HASH_TEXT, "%016llx", (unsigned long long)XXH64_digest(&h));
+}
+
+static dass_status check_hash(const char *name, const dass_st_file *f)
+{
+    const char *said = dass_st_get(f, HASH_KEY);
+    if (said == NULL) /* another program's file */
+        return DASS_OK;
+    char found[HASH_TEXT];
+    hash_file(f, found);
+    if (strcmp(said, found) != 0)
+        return DASS_FAIL(DASS_FORMAT, "%s: damaged: its content hashes to %s, it was written with %.40s", name, found,
+                         said);
+    return DASS_OK;
+}
 
 /* ---- reading -------------------------------------------------------------------------------------------------- */
 
@@ -137,6 +185,25 @@ static dass_status parse_meta(const char *name, json_t *meta, owned *o)
     return DASS_OK;
 }
 
+static int by_name(const void *a, const void *b)
+{
+    const dass_st_tensor *x = *(const dass_st_tensor *const *)a;
+    const dass_st_tensor *y = *(const dass_st_tensor *const *)b;
+    return strcmp(x->name, y->name);
+}
+
+static dass_status sort_names(owned *o)
+{
+    const size_t n = o->file.n_tensors;
+    o->file.by_name = dass_arena_alloc(o->mem, (n + 1) * sizeof *o->file.by_name);
+    if (o->file.by_name == NULL)
+        return DASS_NOMEM;
+    for (size_t i = 0; i < n; ++i)
+        o->file.by_name[i] = &o->file.tensors[i];
+    qsort(o->file.by_name, n, sizeof *o->file.by_name, by_name);
+    return DASS_OK;
+}
+
 static dass_status parse_header(const char *name, json_t *root, const uint8_t *data, size_t data_bytes, owned *o)
 {
     if (!json_is_object(root))
@@ -157,6 +224,8 @@ static dass_status parse_header(const char *name, json_t *root, const uint8_t *d
         DASS_TRY(parse_tensor(name, key, json_object_iter_value(it), data, data_bytes, t));
     }
     DASS_TRY(check_cover(name, o, data, data_bytes));
+    DASS_TRY(check_hash(name, &o->file));
+    DASS_TRY(sort_names(o));
     return DASS_OK;
 }
 
@@ -244,10 +313,10 @@ void dass_st_free(dass_st_file *f)
 
 const dass_st_tensor *dass_st_find(const dass_st_file *f, const char *name)
 {
-    for (size_t i = 0; i < f->n_tensors; ++i)
-        if (strcmp(f->tensors[i].name, name) == 0)
-            return &f->tensors[i];
-    return NULL;
+    const dass_st_tensor key = {.name = name};
+    const dass_st_tensor *const k = &key;
+    const dass_st_tensor **found = bsearch(&k, f->by_name, f->n_tensors, sizeof *f->by_name, by_name);
+    return found != NULL ? *found : NULL;
 }
 
 const char *dass_st_get(const dass_st_file *f, const char *key)
@@ -335,12 +404,13 @@ static dass_status header_json(const dass_st_file *f, json_t **out)
 {
     json_t *root = json_object();
     int bad = root == NULL;
-    if (f->n_meta > 0) {
-        json_t *meta = json_object();
-        for (size_t i = 0; i < f->n_meta; ++i)
-            bad |= json_object_set_new(meta, f->meta[i].key, json_string(f->meta[i].value));
-        bad |= json_object_set_new(root, "__metadata__", meta);
-    }
+    char hash[HASH_TEXT];
+    hash_file(f, hash);
+    json_t *meta = json_object();
+    for (size_t i = 0; i < f->n_meta; ++i)
+        bad |= json_object_set_new(meta, f->meta[i].key, json_string(f->meta[i].value));
+    bad |= json_object_set_new(meta, HASH_KEY, json_string(hash));
+    bad |= json_object_set_new(root, "__metadata__", meta);
     size_t at = 0;
     for (size_t i = 0; i < f->n_tensors; ++i) {
         const dass_st_tensor *t = &f->tensors[i];

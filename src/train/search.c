@@ -41,41 +41,51 @@ fail:
     return st;
 }
 
+static dass_status enter_score(dass__session *s, const dass__stage *stage)
+{
+    (void)stage;
+    return dass__scores_start(s, s->cfg->search_allocation, s->cfg->search_density);
+}
+
+static dass_status enter_finetune(dass__session *s, const dass__stage *stage)
+{
+    (void)stage;
+    return dass__mask_freeze(s);
+}
+
 static dass_status run_stages(dass__session *s, halves *h)
 {
     const dass_config *c = s->cfg;
-    const bool masked = strcmp(c->search_method, "dass") == 0;
     const int64_t sparse_epochs = c->search_epochs_score + c->search_epochs_finetune;
-    dass__stage stage = {.name = "dense",
-                         .stage = DASS_STAGE_DENSE,
-                         .lr_weights = c->search_lr,
-                         .lr_af = c->search_lr,
-                         .lr_min = c->search_lr_min,
-                         .alpha = true};
+    const bool masked = strcmp(c->search_method, "dass") == 0 && sparse_epochs > 0;
+    const dass__stage common = {.lr_min = c->search_lr_min, .alpha = true, .second_order = c->search_order == 2};
+    dass__stage stages[3] = {common, common, common};
+    dass__stage *dense = &stages[0];
+    dass__stage *score = &stages[1];
+    dass__stage *finetune = &stages[2];
+    dense->name = "dense";
+    dense->stage = DASS_STAGE_DENSE;
     /* The control trains as long as the three stages together, in one cosine. */
-    stage.epochs = c->search_epochs_pretrain + (masked ? 0 : sparse_epochs);
-    DASS_TRY(dass__stage_run(s, &stage, h->train, h->validation));
-    if (!masked || sparse_epochs == 0) {
+    dense->epochs = c->search_epochs_pretrain + (masked ? 0 : sparse_epochs);
+    dense->lr_weights = dense->lr_af = c->search_lr;
+    score->name = "score";
+    score->stage = DASS_STAGE_SCORE;
+    score->epochs = c->search_epochs_score;
+    score->lr_af = c->search_lr;
+    score->lr_scores = c->search_lr_score;
+    score->alpha = c->search_alpha_in_score;
+    score->second_order = false; /* a perturbed score flips mask bits: the difference quotient is no derivative */
+    score->enter = enter_score;
+    finetune->name = "finetune";
+    finetune->stage = DASS_STAGE_FINETUNE;
+    finetune->epochs = c->search_epochs_finetune;
+    finetune->lr_weights = finetune->lr_af = c->search_lr;
+    finetune->enter = enter_finetune;
+    DASS_TRY(dass__stages_run(s, stages, masked ? 3 : 1, h->train, h->validation));
+    if (masked)
+        DASS_TRY(dass__save_params(s, "supernet", c->search_density, c->search_allocation));
+    else
         DASS_TRY(dass__save_params(s, "supernet", 1.0, ""));
-        return DASS_OK;
-    }
-    DASS_TRY(dass__scores_start(s, c->search_allocation, c->search_density));
-    stage.name = "score";
-    stage.stage = DASS_STAGE_SCORE;
-    stage.epochs = c->search_epochs_score;
-    stage.lr_weights = 0.0;
-    stage.lr_scores = c->search_lr_score;
-    stage.alpha = c->search_alpha_in_score;
-    DASS_TRY(dass__stage_run(s, &stage, h->train, h->validation));
-    DASS_TRY(dass__mask_freeze(s));
-    stage.name = "finetune";
-    stage.stage = DASS_STAGE_FINETUNE;
-    stage.epochs = c->search_epochs_finetune;
-    stage.lr_weights = c->search_lr;
-    stage.lr_scores = 0.0;
-    stage.alpha = true;
-    DASS_TRY(dass__stage_run(s, &stage, h->train, h->validation));
-    DASS_TRY(dass__save_params(s, "supernet", c->search_density, c->search_allocation));
     return DASS_OK;
 }
 
@@ -117,6 +127,8 @@ dass_status dass_run_search(const dass_run_options *opt, dass_genotype *out)
     dass_status st = search(&s, out);
     if (st == DASS_OK)
         st = dass__save_genotype(&s, out);
+    if (st == DASS_OK)
+        dass__report_end(&s);
     dass__session_close(&s);
     return st;
 }

@@ -1,51 +1,44 @@
-/* The training loop: epochs of steps over bound graphs, schedules, and what people and metrics.jsonl get to see. One
- * loop serves search, train and prune; they differ in the stages they ask for. Invariant: between two epoch ends
- * nothing is allocated, and alpha is written by the alpha graph alone.
+/* The training loop: a list of stages, epochs of steps over bound graphs, schedules, checkpoints, and stopping. One
+ * loop serves search, train and prune; they differ in the stages they ask for. Invariants: between two checkpoints
+ * nothing is allocated by a step; alpha is written by the alpha graphs alone; and a loop that begins at any s->at does
+ * what the one from the beginning would have done from there on.
  */
 #include <math.h>
+#include <signal.h>
 #include <string.h>
 #include <time.h>
 
 #include "session.h"
 
-#define STUCK_PART 0.005 /* a mean loss this close to ln(classes), relatively, is no better than guessing */
+#define MAX_PHASES 6
 
-#define STUCK_STEPS 20 /* fewer say nothing */
-
-/* Sums over the steps of an epoch. */
-typedef struct epoch_sums {
-    int64_t e, n_steps, done;
-    double train_loss, train_correct, val_loss, val_correct; /* sums over steps */
-    double rows;                                             /* images per step */
-    double began;
-} epoch_sums;
+/* The graphs of a stage and what runs them: alpha's first, which see the weights before the step, then the weights'. */
+typedef struct loop {
+    dass__session *s;
+    const dass__stage *stage;
+    dass_source *weights, *validation;
+    dass_steps steps;
+    dass_task task[MAX_PHASES];
+    int64_t n_steps; /* of an epoch */
+    double epoch_began;
+} loop;
 
 double dass_cosine(double peak, double min, int64_t e, int64_t n)
 {
     return n > 0 ? min + 0.5 * (peak - min) * (1.0 + cos(acos(-1.0) * (double)e / (double)n)) : peak;
 }
 
-double dass_alpha_entropy(const double *alpha, int64_t n_rows, int32_t n_cols)
+/* Linear from peak / (warmup + 1) over the first epochs, then the cosine over the others. */
+static double rate(const dass__stage *stage, double peak, int64_t e)
 {
-    double sum = 0.0;
-    for (int64_t r = 0; r < n_rows; ++r) {
-        const double *a = alpha + r * n_cols;
-        double largest = a[0];
-        double z = 0.0;
-        double mean = 0.0;
-        for (int32_t i = 1; i < n_cols; ++i)
-            largest = fmax(largest, a[i]);
-        for (int32_t i = 0; i < n_cols; ++i) {
-            const double p = exp(a[i] - largest);
-            z += p;
-            mean += p * (a[i] - largest);
-        }
-        sum += log(z) - mean / z; /* H = ln z - sum p ln p, with p unnormalised */
-    }
-    return n_rows > 0 ? sum / (double)n_rows : 0.0;
+    if (peak <= 0.0)
+        return 0.0;
+    if (e < stage->warmup)
+        return peak * (double)(e + 1) / (double)(stage->warmup + 1);
+    return dass_cosine(peak, fmin(stage->lr_min, peak), e - stage->warmup, stage->epochs - stage->warmup);
 }
 
-static double now_sec(void)
+double dass__now_sec(void)
 {
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
@@ -54,53 +47,80 @@ static double now_sec(void)
 
 /* ---- one step ------------------------------------------------------------------------------------------------- */
 
-static dass_status check_loss(const dass__session *s, const dass__stage *stage, const epoch_sums *sums, double loss,
-                              const char *what)
+static dass_status check_loss(const loop *l, double loss, const char *what)
 {
     if (isfinite(loss))
         return DASS_OK;
     return DASS_FAIL(DASS_NUMERIC,
                      "%s: %s stage, epoch %lld, step %lld: the %s loss is %g: lower the learning rate, or "
                      "run with --guard to see which operation made it",
-                     s->command, stage->name, (long long)sums->e + 1, (long long)sums->done + 1, what, loss);
+                     l->s->command, l->stage->name, (long long)l->s->at.epoch + 1, (long long)l->s->at.step + 1, what,
+                     loss);
 }
 
-/* Phase 0 of `steps` trains weights or scores, phase 1 alpha; alpha goes first and sees the weights before the step. */
-static dass_status run_step(dass__session *s, const dass__stage *stage, dass_steps *steps, dass_source *weights,
-                            dass_source *validation, epoch_sums *sums)
+/* Whose batch a graph reads. */
+static bool reads_validation(dass_task task)
 {
+    return task == DASS_TASK_ALPHA;
+}
+
+static dass_status run_graph(loop *l, uint32_t i, const dass_batch *train, const dass_batch *validation)
+{
+    dass__session *s = l->s;
     double loss = 0.0;
     double correct = 0.0;
-    dass_batch batch;
-    if (stage->alpha) {
-        DASS_TRY(dass__feed(s, validation, &batch));
-        s->block.adam_step += 1.0;
-        DASS_TRY(dass_steps_run(s->store, steps, 1, &s->block, &loss, &correct));
-        DASS_TRY(check_loss(s, stage, sums, loss, "validation"));
-        sums->val_loss += loss;
-        sums->val_correct += correct;
+    const bool other = reads_validation(l->task[i]);
+    DASS_TRY(dass__feed_again(s, other ? validation : train));
+    DASS_TRY(dass_steps_run(s->store, &l->steps, i, &s->block, &loss, &correct));
+    DASS_TRY(check_loss(l, loss, other ? "validation" : "training"));
+    if (other) {
+        s->at.val_loss += loss;
+        s->at.val_correct += correct;
+    } else if (l->task[i] == DASS_TASK_WEIGHTS) {
+        s->at.train_loss += loss;
+        s->at.train_correct += correct;
     }
-    DASS_TRY(dass__feed(s, weights, &batch));
-    DASS_TRY(dass_steps_run(s->store, steps, 0, &s->block, &loss, &correct));
-    DASS_TRY(check_loss(s, stage, sums, loss, "training"));
-    sums->train_loss += loss;
-    sums->train_correct += correct;
-    sums->done++;
-    s->block.step++;
+    return DASS_OK;
+}
+
+/* A decay that grows from 0 with the steps, so that the first ones do not stay in the average for ever. */
+static double ema_decay(double decay, int64_t step)
+{
+    return fmin(decay, (double)step / (10.0 + (double)step));
+}
+
+static dass_status run_step(loop *l)
+{
+    dass__session *s = l->s;
+    dass_batch train = {0};
+    dass_batch validation = {0};
+    if (l->stage->alpha) {
+        s->at.alpha_steps++;
+        DASS_TRY(dass_source_next(l->validation, &validation));
+    }
+    DASS_TRY(dass_source_next(l->weights, &train));
+    s->block.adam_step = (double)s->at.alpha_steps;
+    s->block.step = (uint32_t)s->at.steps_done;
+    s->block.ema = ema_decay(l->stage->ema, s->at.epoch * l->n_steps + s->at.step);
+    for (uint32_t i = 0; i < l->steps.n; ++i)
+        DASS_TRY(run_graph(l, i, &train, &validation));
+    s->at.step++;
+    s->at.steps_done++;
     return DASS_OK;
 }
 
 /* ---- schedules ------------------------------------------------------------------------------------------------ */
 
-static void set_rates(dass__session *s, const dass__stage *stage, int64_t e)
+static void set_rates(dass__session *s, const dass__stage *stage)
 {
     const dass_config *c = s->cfg;
+    const int64_t e = s->at.epoch;
     const bool search = strcmp(s->command, "search") == 0;
     dass_step_block *b = &s->block;
     const double wd = search ? c->search_weight_decay : c->train_weight_decay;
     const double peak[3] = {stage->lr_weights, stage->lr_af, stage->lr_scores};
     for (int i = 0; i < 3; ++i) {
-        b->lr[i] = peak[i] > 0.0 ? dass_cosine(peak[i], fmin(stage->lr_min, peak[i]), e, stage->epochs) : 0.0;
+        b->lr[i] = rate(stage, peak[i], e);
         b->weight_decay[i] = wd;
     }
     b->lr[3] = c->search_alpha_lr;
@@ -110,153 +130,130 @@ static void set_rates(dass__session *s, const dass__stage *stage, int64_t e)
     b->beta1 = c->search_alpha_beta1;
     b->beta2 = c->search_alpha_beta2;
     b->adam_eps = 1e-8;
-    b->epoch = (uint32_t)s->epochs_done;
+    b->xi = b->lr[0];
+    b->drop_path =
+        stage->drop_path_epochs > 0 ? stage->drop_path * fmin((double)e / (double)stage->drop_path_epochs, 1.0) : 0.0;
+    b->epoch = (uint32_t)s->at.epochs_done;
     b->valid = 0;
 }
 
-static double shown_rate(const dass__session *s, const dass__stage *stage)
+/* ---- stopping and saving -------------------------------------------------------------------------------------- */
+
+/* The signal that asked the run to end; 0: none. */
+static int stop_asked(const dass__session *s)
 {
-    return stage->stage == DASS_STAGE_SCORE ? s->block.lr[2] : s->block.lr[0];
+    return s->opt->stop != NULL ? (int)*s->opt->stop : 0;
 }
 
-/* ---- what people see ------------------------------------------------------------------------------------------ */
-
-static double entropy_now(const dass__session *s)
+static dass_status save(loop *l, bool partial)
 {
-    return dass_alpha_entropy(s->alpha, dass_store_count(s->store, DASS_GROUP_ALPHA) / DASS_N_PRIMS, DASS_N_PRIMS);
-}
-
-static void show(const dass__session *s, const dass__stage *stage, const epoch_sums *m, double entropy, bool done)
-{
-    if (s->opt->quiet || m->done == 0)
-        return;
-    const double n = (double)m->done;
-    const double sec = now_sec() - m->began;
-    char validation[64] = "";
-    char alpha[32] = "";
-    const double correct = stage->alpha ? m->val_correct : m->train_correct;
-    if (stage->alpha)
-        (void)snprintf(validation, sizeof validation, " val %.4f", m->val_loss / n);
-    if (s->alpha != NULL)
-        (void)snprintf(alpha, sizeof alpha, " | H(a) %.2f", entropy);
-    dass_log_progress(done,
-                      "%s  %s e %lld/%lld  s %lld/%lld | train %.4f%s top1 %.1f%%%s | lr %.1e | %.0f ms %.0f img/s",
-                      s->command, stage->name, (long long)m->e + 1, (long long)stage->epochs, (long long)m->done,
-                      (long long)m->n_steps, m->train_loss / n, validation, 100.0 * correct / (n * m->rows), alpha,
-                      shown_rate(s, stage), 1e3 * sec / n, n * m->rows / sec);
-}
-
-static int64_t count_skips(const dass_gene *genes, int32_t n_nodes)
-{
-    int64_t n = 0;
-    for (int32_t i = 0; i < 2 * n_nodes; ++i)
-        n += genes[i].op == DASS_PRIM_SKIP;
-    return n;
-}
-
-/* Alpha's part of an epoch's line: entropy, the genotype it would give now, and its skip connections. */
-static dass_status add_alpha(const dass__session *s, json_t *line, dass_genotype *g)
-{
-    const int32_t rows = dass_n_edges(s->arch.nodes);
-    DASS_TRY(dass_genotype_derive(s->alpha, s->alpha + (size_t)rows * DASS_N_PRIMS, s->arch.nodes, g));
-    dass_arena *mem = NULL;
-    DASS_TRY(dass_arena_make("genotype", &mem));
-    const char *text = dass_genotype_print(g, mem);
-    int bad = text == NULL;
-    bad |= json_object_set_new(line, "alpha_entropy", json_real(entropy_now(s)));
-    bad |= json_object_set_new(line, "skips_normal", json_integer(count_skips(g->normal, g->n_nodes)));
-    bad |= json_object_set_new(line, "skips_reduce", json_integer(count_skips(g->reduce, g->n_nodes)));
-    if (text != NULL)
-        bad |= json_object_set_new(line, "genotype", json_loads(text, 0, NULL));
-    dass_arena_free(mem);
-    return bad ? DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics") : DASS_OK;
-}
-
-static dass_status record(dass__session *s, const dass__stage *stage, const epoch_sums *m)
-{
-    const double n = (double)m->done;
-    const double sec = now_sec() - m->began;
-    json_t *line =
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "command", s->command, "stage", stage->name,
-                  "epoch", (json_int_t)m->e + 1, "epochs", (json_int_t)stage->epochs, "steps", (json_int_t)m->done,
-                  "train_loss", m->train_loss / n, "train_top1", m->train_correct / (n * m->rows), "lr",
-                  shown_rate(s, stage), "seconds", sec, "images_per_s", n * m->rows / sec);
-    if (line == NULL)
-        return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
-    if (stage->alpha) {
-        (void)json_object_set_new(line, "val_loss", json_real(m->val_loss / n));
-        (void)json_object_set_new(line, "val_top1", json_real(m->val_correct / (n * m->rows)));
-    }
-    if (s->alpha != NULL) {
-        dass_genotype g;
-        const dass_status st = add_alpha(s, line, &g);
-        if (st != DASS_OK) {
-            json_decref(line);
-            return st;
-        }
-        if (!s->opt->quiet)
-            dass_log(DASS_LOG_INFO, "%s: %s epoch %lld: H(alpha) %.3f, skip connections %lld normal, %lld reduce",
-                     s->command, stage->name, (long long)m->e + 1, entropy_now(s),
-                     (long long)count_skips(g.normal, g.n_nodes), (long long)count_skips(g.reduce, g.n_nodes));
-    }
-    DASS_TRY(dass__metrics_line(s, line));
+    dass__session *s = l->s;
+    DASS_TRY(dass__times_line(s, l->stage->name));
+    DASS_TRY(dass__checkpoint_save(s, partial));
     return DASS_OK;
 }
 
-/* A network that a mask or a rate has silenced gives every class the same chance: ln(classes). */
-static void warn_stuck(const dass__session *s, const dass__stage *stage, const epoch_sums *m, bool *warned)
+/* Ends the run between two steps; the checkpoint is written already. */
+static dass_status stopped(const loop *l, int signal_number)
 {
-    const double guess = log((double)s->arch.classes);
-    const double loss = m->train_loss / (double)m->done;
-    if (*warned || m->done < STUCK_STEPS || fabs(loss - guess) > STUCK_PART * guess)
-        return;
-    *warned = true;
-    dass_log(DASS_LOG_WARN, "%s: %s stage, epoch %lld: the mean loss %.4f is ln(%d) = %.4f, that of guessing: %s",
-             s->command, stage->name, (long long)m->e + 1, loss, s->arch.classes, guess,
-             stage->stage == DASS_STAGE_DENSE ? "the learning rate may be too high or far too low"
-                                              : "the mask may have cut every path; try a larger density or the floor "
-                                                "allocation");
+    const dass__session *s = l->s;
+    const dass_status st = signal_number == SIGINT ? DASS_INTERRUPTED : DASS_STOPPED;
+    if (s->opt->out_dir == NULL)
+        return DASS_FAIL(st, "%s: stopped by %s after %lld steps; without -o DIR nothing was kept", s->command,
+                         strsignal(signal_number), (long long)s->at.steps_done);
+    return DASS_FAIL(st, "%s: stopped by %s after %lld steps, all in %s; the same command goes on from there",
+                     s->command, strsignal(signal_number), (long long)s->at.steps_done, s->opt->out_dir);
+}
+
+/* Between two steps of an epoch. */
+static dass_status pause(loop *l)
+{
+    dass__session *s = l->s;
+    const int asked = stop_asked(s);
+    const bool due = dass__now_sec() - s->last_saved >= 60.0 * s->cfg->run_checkpoint_minutes;
+    if (!asked && !due)
+        return DASS_OK;
+    dass_mem_seal(false);
+    DASS_TRY(save(l, true));
+    if (asked)
+        return stopped(l, asked);
+    dass_mem_seal(true);
+    return DASS_OK;
 }
 
 /* ---- epochs --------------------------------------------------------------------------------------------------- */
 
-static dass_status run_epoch(dass__session *s, const dass__stage *stage, dass_steps *steps, dass_source *weights,
-                             dass_source *validation, epoch_sums *m)
+static dass_status run_change(loop *l)
 {
-    const double entropy = s->alpha != NULL ? entropy_now(s) : 0.0;
-    m->began = now_sec();
-    dass_source_start(weights, (uint32_t)s->epochs_done);
-    if (stage->alpha)
-        dass_source_start(validation, (uint32_t)s->epochs_done);
-    while (m->done < m->n_steps) {
-        DASS_TRY(run_step(s, stage, steps, weights, validation, m));
-        if (m->done < m->n_steps)
-            show(s, stage, m, entropy, false);
+    const int64_t done = l->s->at.epoch * l->n_steps + l->s->at.step;
+    if (l->stage->change == NULL || done % l->stage->every != 0)
+        return DASS_OK;
+    dass_mem_seal(false);
+    DASS_TRY(l->stage->change(l->s, l->stage, done, l->stage->epochs * l->n_steps));
+    dass_mem_seal(true);
+    return DASS_OK;
+}
+
+/* From at.step on. Sealed on entry and on success. */
+static dass_status run_epoch(loop *l)
+{
+    dass__session *s = l->s;
+    while (s->at.step < l->n_steps) {
+        DASS_TRY(run_change(l));
+        DASS_TRY(run_step(l));
+        if (s->at.step == l->n_steps)
+            break;
+        dass__report_progress(s, l->stage, l->n_steps, l->epoch_began, false);
+        DASS_TRY(pause(l));
     }
     return DASS_OK;
 }
 
-static dass_status run_epochs(dass__session *s, const dass__stage *stage, dass_steps *steps, dass_source *weights,
-                              dass_source *validation)
+static dass_status read_alpha(dass__session *s)
 {
-    bool warned = false;
-    for (int64_t e = 0; e < stage->epochs; ++e) {
-        epoch_sums m = {.e = e, .n_steps = dass_source_steps(weights), .rows = (double)s->cfg->train_batch};
-        set_rates(s, stage, e);
+    if (s->alpha != NULL)
+        DASS_TRY(
+            dass_store_read_real(s->store, DASS_BUF_ALPHA, s->alpha, dass_store_count(s->store, DASS_GROUP_ALPHA)));
+    return DASS_OK;
+}
+
+static dass_status end_epoch(loop *l)
+{
+    dass__session *s = l->s;
+    DASS_TRY(read_alpha(s));
+    dass__report_progress(s, l->stage, l->n_steps, l->epoch_began, true);
+    DASS_TRY(dass__report_epoch(s, l->stage));
+    s->at.epoch++;
+    s->at.epochs_done++;
+    s->at.step = 0;
+    s->at.train_loss = s->at.train_correct = s->at.val_loss = s->at.val_correct = 0.0;
+    DASS_TRY(save(l, false));
+    return DASS_OK;
+}
+
+static dass_status run_epochs(loop *l)
+{
+    dass__session *s = l->s;
+    while (s->at.epoch < l->stage->epochs) {
+        const uint32_t epoch = (uint32_t)s->at.epochs_done;
+        set_rates(s, l->stage);
+        l->epoch_began = dass__now_sec();
+        dass_source_seek(l->weights, epoch, s->at.step);
+        if (l->stage->alpha)
+            dass_source_seek(l->validation, epoch, s->at.step);
         dass_mem_seal(true);
-        const dass_status st = run_epoch(s, stage, steps, weights, validation, &m);
+        const dass_status st = run_epoch(l);
         dass_mem_seal(false);
         DASS_TRY(st);
-        if (s->alpha != NULL)
-            DASS_TRY(
-                dass_store_read_real(s->store, DASS_BUF_ALPHA, s->alpha, dass_store_count(s->store, DASS_GROUP_ALPHA)));
-        show(s, stage, &m, s->alpha != NULL ? entropy_now(s) : 0.0, true);
-        DASS_TRY(record(s, stage, &m));
-        warn_stuck(s, stage, &m, &warned);
-        s->epochs_done++;
+        DASS_TRY(end_epoch(l));
+        const int asked = stop_asked(s);
+        if (asked)
+            return stopped(l, asked);
     }
     return DASS_OK;
 }
+
+/* ---- stages --------------------------------------------------------------------------------------------------- */
 
 static dass_status zero_momenta(dass__session *s)
 {
@@ -267,28 +264,33 @@ static dass_status zero_momenta(dass__session *s)
     return DASS_OK;
 }
 
-static void log_stage(const dass__session *s, const dass__stage *stage, const dass_steps *steps)
+static void log_stage(const loop *l)
 {
+    const dass__session *s = l->s;
     uint32_t nodes = 0;
-    for (uint32_t i = 0; i < steps->n; ++i)
-        nodes += steps->graph[i]->n_nodes - 1;
-    if (!s->opt->quiet)
-        dass_log(DASS_LOG_INFO,
-                 "%s: %s stage, %lld epochs: %u operations a step, %.1f MiB of temporaries, %.1f MiB of "
-                 "parameters and inputs",
-                 s->command, stage->name, (long long)stage->epochs, nodes,
-                 (double)dass_program_arena_bytes(steps->program) / 1048576.0,
-                 (double)dass_store_bytes(s->store) / 1048576.0);
+    for (uint32_t i = 0; i < l->steps.n; ++i)
+        nodes += l->steps.graph[i]->n_nodes - 1;
+    if (s->opt->quiet)
+        return;
+    dass_log(DASS_LOG_INFO,
+             "%s: %s stage, %lld epochs: %u operations a step, %.1f MiB of temporaries, %.1f MiB of "
+             "parameters and inputs",
+             s->command, l->stage->name, (long long)l->stage->epochs, nodes,
+             (double)dass_program_arena_bytes(l->steps.program) / 1048576.0,
+             (double)dass_store_bytes(s->store) / 1048576.0);
 }
 
-dass_status dass__stage_run(dass__session *s, const dass__stage *stage, dass_source *weights, dass_source *validation)
+static dass_status plan_stage(loop *l)
 {
-    if (stage->epochs <= 0)
-        return DASS_OK;
-    DASS_ASSERT(!stage->alpha || validation != NULL);
-    dass_phase phase[2] = {dass__phase_of(s->cfg, DASS_TASK_WEIGHTS, stage->stage),
-                           dass__phase_of(s->cfg, DASS_TASK_ALPHA, stage->stage)};
-    for (int i = 0; i < 2; ++i) {
+    const dass__stage *stage = l->stage;
+    dass__session *s = l->s;
+    uint32_t n = 0;
+    if (stage->alpha)
+        l->task[n++] = DASS_TASK_ALPHA;
+    l->task[n++] = DASS_TASK_WEIGHTS;
+    dass_phase phase[MAX_PHASES];
+    for (uint32_t i = 0; i < n; ++i) {
+        phase[i] = dass__phase_of(s->cfg, l->task[i], stage->stage);
         phase[i].mean = s->data->mean;
         phase[i].std = s->data->std;
         phase[i].segments = s->segments;
@@ -296,56 +298,61 @@ dass_status dass__stage_run(dass__session *s, const dass__stage *stage, dass_sou
         phase[i].label_smoothing = stage->label_smoothing;
     }
     const dass_exec_options opt = {.guard = s->opt->guard};
-    dass_steps steps;
-    DASS_TRY(dass_steps_plan(s->store, &s->arch, phase, stage->alpha ? 2 : 1, s->be, &opt, &steps));
+    DASS_TRY(dass_steps_plan(s->store, &s->arch, phase, n, s->be, &opt, &l->steps));
+    DASS_TRY(dass_steps_bind(s->store, &l->steps));
+    return DASS_OK;
+}
+
+/* What a stage begins with when no checkpoint has begun it already. */
+static dass_status enter_stage(dass__session *s, const dass__stage *stage)
+{
+    s->at.epoch = 0;
+    s->at.step = 0;
+    if (stage->enter != NULL)
+        DASS_TRY(stage->enter(s, stage));
+    DASS_TRY(zero_momenta(s));
+    return DASS_OK;
+}
+
+static dass_status run_stage(loop *l)
+{
+    if (l->s->at.epoch >= l->stage->epochs)
+        return DASS_OK;
     dass_status st = DASS_OK;
-    DASS_TRY_TO(dass_steps_bind(s->store, &steps), st, out);
-    DASS_TRY_TO(zero_momenta(s), st, out);
-    if (s->alpha != NULL)
-        DASS_TRY_TO(dass_store_read_real(s->store, DASS_BUF_ALPHA, s->alpha,
-                                         dass_store_count(s->store, DASS_GROUP_ALPHA)),
-                    st, out);
-    log_stage(s, stage, &steps);
-    DASS_TRY_TO(run_epochs(s, stage, &steps, weights, validation), st, out);
+    DASS_TRY_TO(plan_stage(l), st, out);
+    DASS_TRY_TO(read_alpha(l->s), st, out);
+    log_stage(l);
+    DASS_TRY_TO(run_epochs(l), st, out);
 out:
-    dass_steps_close(&steps);
+    dass_steps_close(&l->steps);
     return st;
 }
 
-/* ---- masks ---------------------------------------------------------------------------------------------------- */
-
-/* The allocation "global" ranks |score| over the whole network, so scores come first. */
-dass_status dass__scores_start(dass__session *s, const char *allocation, double density)
+static void begin_clocks(dass__session *s, const dass__stage *stages, int64_t n, int64_t n_steps)
 {
-    dass_allocation policy;
-    DASS_TRY(dass_allocation_parse(allocation, &policy));
-    const int64_t n = dass_store_count(s->store, DASS_GROUP_W);
-    void *block = NULL;
-    dass_status st = DASS_OK;
-    DASS_TRY(dass_store_commit(s->store, s->be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
-    DASS_TRY(dass_store_init_scores(s->store));
-    if (policy == DASS_ALLOC_GLOBAL) {
-        DASS_TRY(dass_mem_alloc((size_t)n * sizeof(double), "scores", &block));
-        double *scores = block;
-        DASS_TRY_TO(dass_store_read_real(s->store, DASS_BUF_SCORE, scores, n), st, out);
-        for (int64_t i = 0; i < n; ++i)
-            scores[i] = fabs(scores[i]);
+    s->began = s->last_saved = s->timed = dass__now_sec();
+    s->began_steps = s->timed_steps = s->at.steps_done;
+    s->total_steps = 0.0;
+    for (int64_t i = 0; i < n; ++i)
+        s->total_steps += (double)stages[i].epochs * (double)n_steps;
+}
+
+dass_status dass__stages_run(dass__session *s, const dass__stage *stages, int64_t n, dass_source *weights,
+                             dass_source *validation)
+{
+    const int64_t n_steps = dass_source_steps(weights);
+    begin_clocks(s, stages, n, n_steps);
+    if (s->resumed)
+        dass_log(DASS_LOG_INFO, "%s: going on in %s after %lld epochs, %lld steps", s->command, s->opt->out_dir,
+                 (long long)s->at.epochs_done, (long long)s->at.steps_done);
+    for (; s->at.stage < n; s->at.stage++) {
+        loop l = {
+            .s = s, .stage = &stages[s->at.stage], .weights = weights, .validation = validation, .n_steps = n_steps};
+        DASS_ASSERT(!l.stage->alpha || validation != NULL);
+        if (!s->resumed)
+            DASS_TRY(enter_stage(s, l.stage));
+        s->resumed = false;
+        DASS_TRY(run_stage(&l));
     }
-    DASS_TRY_TO(dass_density_allocate(s->store, policy, density, block, s->mem, &s->segments, &s->n_segments), st, out);
-out:
-    dass_mem_free(block);
-    return st;
-}
-
-dass_status dass__mask_freeze(dass__session *s)
-{
-    dass_graph *g = NULL;
-    DASS_TRY(dass_threshold_build(s->store, s->segments, s->n_segments, s->be->ops->real, &g));
-    dass_steps steps;
-    DASS_TRY(dass_steps_wrap(g, s->be, &(dass_exec_options){.guard = s->opt->guard}, &steps));
-    dass_status st = dass_steps_bind(s->store, &steps);
-    if (st == DASS_OK)
-        st = dass_steps_run(s->store, &steps, 0, &s->block, NULL, NULL);
-    dass_steps_close(&steps);
-    return st;
+    return DASS_OK;
 }

@@ -1,5 +1,5 @@
-/* Training and pruning of a fixed network: one dense stage; or the score and finetune stages over its parameters. No
- * search, no checkpoints. Invariant: the last epoch counts; test images choose nothing.
+/* Training and pruning of a fixed network: one dense stage; or two stages over its parameters, by one of three methods.
+ * No search. Invariant: the last epoch counts; test images choose nothing.
  */
 #include <string.h>
 #include <sys/stat.h>
@@ -16,19 +16,53 @@ static dass_status open_source(const dass__session *s, dass_source **out)
     return DASS_OK;
 }
 
+/* The averaged parameters become the network. */
+static dass_status take_average(dass__session *s)
+{
+    static const dass_buf pairs[][2] = {{DASS_BUF_W_EMA, DASS_BUF_W},
+                                        {DASS_BUF_AF_EMA, DASS_BUF_AF},
+                                        {DASS_BUF_STAT_EMA, DASS_BUF_STAT}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; ++i) {
+        const int64_t n = dass_store_buf_count(s->store, pairs[i][0]);
+        void *values = NULL;
+        if (n == 0 || dass_store_ptrs(s->store)[pairs[i][0]] == NULL)
+            continue;
+        DASS_TRY(dass_mem_alloc((size_t)n * sizeof(double), "averaged parameters", &values));
+        dass_status st = dass_store_read_real(s->store, pairs[i][0], values, n);
+        if (st == DASS_OK)
+            st = dass_store_write_real(s->store, pairs[i][1], values, n);
+        dass_mem_free(values);
+        DASS_TRY(st);
+    }
+    return DASS_OK;
+}
+
 static dass_status finish(dass__session *s, bool masked)
 {
     double loss = 0.0;
     double top1 = 0.0;
+    if (s->cfg->train_ema > 0.0)
+        DASS_TRY(take_average(s));
     DASS_TRY(dass__session_eval(s, masked, &loss, &top1));
-    DASS_TRY(dass__session_report(s, loss, top1));
+    DASS_TRY(dass__report_test(s, loss, top1));
     if (s->arch.kind == DASS_NET_CELLS)
         DASS_TRY(dass__save_genotype(s, &s->arch.genotype));
     if (masked)
         DASS_TRY(dass__save_params(s, "pruned", s->cfg->prune_density, s->cfg->prune_allocation));
     else
         DASS_TRY(dass__save_params(s, "dense", 1.0, ""));
+    dass__report_end(s);
     return DASS_OK;
+}
+
+/* What the stages of train and prune share. The auxiliary head and drop-path belong to cells. */
+static dass__stage common_stage(const dass_config *c)
+{
+    return (dass__stage){.lr_min = c->train_lr_min,
+                         .label_smoothing = c->train_label_smoothing,
+                         .drop_path = c->train_drop_path,
+                         .drop_path_epochs = c->train_epochs,
+                         .auxiliary = c->train_auxiliary};
 }
 
 /* ---- train ---------------------------------------------------------------------------------------------------- */
@@ -36,16 +70,16 @@ static dass_status finish(dass__session *s, bool masked)
 static dass_status train(dass__session *s)
 {
     const dass_config *c = s->cfg;
-    const dass__stage stage = {.name = "dense",
-                               .stage = DASS_STAGE_DENSE,
-                               .epochs = c->train_epochs,
-                               .lr_weights = c->train_lr,
-                               .lr_af = c->train_lr,
-                               .lr_min = c->train_lr_min,
-                               .label_smoothing = c->train_label_smoothing};
+    dass__stage stage = common_stage(c);
+    stage.name = "dense";
+    stage.stage = DASS_STAGE_DENSE;
+    stage.epochs = c->train_epochs;
+    stage.warmup = c->train_warmup;
+    stage.lr_weights = stage.lr_af = c->train_lr;
+    stage.ema = c->train_ema;
     dass_source *src = NULL;
     DASS_TRY(open_source(s, &src));
-    const dass_status st = dass__stage_run(s, &stage, src, NULL);
+    const dass_status st = dass__stages_run(s, &stage, 1, src, NULL);
     dass_source_free(src);
     DASS_TRY(st);
     DASS_TRY(finish(s, false));
@@ -70,31 +104,70 @@ dass_status dass_run_train(const dass_run_options *opt)
 
 /* ---- prune ---------------------------------------------------------------------------------------------------- */
 
+static dass_status enter_score(dass__session *s, const dass__stage *stage)
+{
+    (void)stage;
+    return dass__scores_start(s, s->cfg->prune_allocation, s->cfg->prune_density);
+}
+
+/* learned and oneshot: the scores that there are by now. */
+static dass_status enter_finetune(dass__session *s, const dass__stage *stage)
+{
+    (void)stage;
+    return dass__mask_freeze(s);
+}
+
+static dass_status change_gradual(dass__session *s, const dass__stage *stage, int64_t done, int64_t total)
+{
+    (void)stage;
+    const double density = dass__gradual_density(s->cfg->prune_density, (double)done / (double)total);
+    return dass__mask_shrink(s, s->cfg->prune_allocation, density);
+}
+
+static dass_status enter_after_gradual(dass__session *s, const dass__stage *stage)
+{
+    (void)stage;
+    return dass__mask_shrink(s, s->cfg->prune_allocation, s->cfg->prune_density);
+}
+
+/* learned:  scores trained, then the mask frozen and the kept weights trained
+ * oneshot:  the mask of the scaled initial scores, by magnitude; then the same
+ * gradual:  weights trained while the mask shrinks step by step, by magnitude; then the same */
+static void list_stages(const dass_config *c, dass__stage stages[2])
+{
+    const bool gradual = strcmp(c->prune_method, "gradual") == 0;
+    const bool learned = strcmp(c->prune_method, "learned") == 0;
+    dass__stage *first = &stages[0];
+    dass__stage *finetune = &stages[1];
+    *first = *finetune = common_stage(c);
+    first->name = gradual ? "gradual" : "score";
+    first->stage = gradual ? DASS_STAGE_FINETUNE : DASS_STAGE_SCORE;
+    first->epochs = learned || gradual ? c->prune_epochs_score : 0;
+    /* In the score stage batch norm keeps the rate at which the weights were trained. */
+    first->lr_af = gradual ? c->prune_lr_finetune : c->train_lr;
+    first->lr_weights = gradual ? c->prune_lr_finetune : 0.0;
+    first->lr_scores = gradual ? 0.0 : c->prune_lr_score;
+    first->enter = gradual ? NULL : enter_score;
+    first->change = gradual ? change_gradual : NULL;
+    first->every = c->prune_every;
+    finetune->name = "finetune";
+    finetune->stage = DASS_STAGE_FINETUNE;
+    finetune->epochs = c->prune_epochs_finetune;
+    finetune->lr_weights = finetune->lr_af = c->prune_lr_finetune;
+    finetune->ema = c->train_ema;
+    finetune->enter = gradual ? enter_after_gradual : enter_finetune;
+}
+
 static dass_status prune(dass__session *s)
 {
-    const dass_config *c = s->cfg;
+    dass__stage stages[2];
     dass_source *src = NULL;
     dass_status st = DASS_OK;
-    s->epochs_done = c->train_epochs; /* orders and crops go on where training stopped */
-    DASS_TRY(dass__scores_start(s, c->prune_allocation, c->prune_density));
+    list_stages(s->cfg, stages);
+    if (!s->resumed)
+        s->at.epochs_done = s->cfg->train_epochs; /* orders and crops go on where training stopped */
     DASS_TRY(open_source(s, &src));
-    /* In the score stage batch norm keeps the rate at which the weights were trained. */
-    dass__stage stage = {.name = "score",
-                         .stage = DASS_STAGE_SCORE,
-                         .epochs = c->prune_epochs_score,
-                         .lr_af = c->train_lr,
-                         .lr_scores = c->prune_lr_score,
-                         .lr_min = c->train_lr_min,
-                         .label_smoothing = c->train_label_smoothing};
-    DASS_TRY_TO(dass__stage_run(s, &stage, src, NULL), st, out);
-    DASS_TRY_TO(dass__mask_freeze(s), st, out);
-    stage.name = "finetune";
-    stage.stage = DASS_STAGE_FINETUNE;
-    stage.epochs = c->prune_epochs_finetune;
-    stage.lr_weights = c->prune_lr_finetune;
-    stage.lr_af = c->prune_lr_finetune;
-    stage.lr_scores = 0.0;
-    DASS_TRY_TO(dass__stage_run(s, &stage, src, NULL), st, out);
+    DASS_TRY_TO(dass__stages_run(s, stages, 2, src, NULL), st, out);
     DASS_TRY_TO(finish(s, true), st, out);
 out:
     dass_source_free(src);

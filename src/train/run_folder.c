@@ -1,0 +1,356 @@
+/* The run folder: what a command leaves behind and finds again.
+ *
+ *     config.yaml            every setting, its origin, build and command     written once, compared ever after
+ *     run.json               command, build, seed, what it began from         the same
+ *     metrics.jsonl          one object per epoch, and the test               cut back to the checkpoint on resuming
+ *     alphas.jsonl           the alphas after each epoch of a search          the same
+ *     times.jsonl            wall time, of every part of the run              only ever appended to
+ *     genotype.json          the genotype so far                              replaced
+ *     params.safetensors     the result; its presence says the run is complete
+ *     checkpoint/            see checkpoint.c
+ *
+ * Invariant: what is in the folder belongs to one configuration of one command; another is refused, naming the key.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "session.h"
+
+#define PATH_BYTES 4096
+
+/* Where the data lies and how often is saved changes no result. */
+static const dass_config_key free_keys[] = {DASS_KEY_data_path, DASS_KEY_run_checkpoint_minutes, DASS_KEY_run_keep};
+
+/* What --restart removes. */
+static const char *const own_files[] = {"config.yaml", "run.json",      "metrics.jsonl",     "alphas.jsonl",
+                                        "times.jsonl", "genotype.json", "params.safetensors"};
+
+const char *dass__in_folder(const dass__session *s, const char *file, char *buf, size_t n)
+{
+    (void)snprintf(buf, n, "%s/%s", s->opt->out_dir, file);
+    return buf;
+}
+
+/* mkdir -p. */
+static dass_status make_folder(const char *path)
+{
+    char part[PATH_BYTES];
+    const int n = snprintf(part, sizeof part, "%s", path);
+    if (n <= 0 || (size_t)n + 64 >= sizeof part)
+        return DASS_FAIL(DASS_ARG, "-o: a folder name of %d characters", n);
+    for (char *p = part + 1;; ++p) {
+        if (*p != '/' && *p != '\0')
+            continue;
+        const char keep = *p;
+        *p = '\0';
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            return DASS_FAIL(DASS_IO, "run folder %s: %s: %s", path, part, strerror(errno));
+        *p = keep;
+        if (keep == '\0')
+            break;
+    }
+    struct stat sb;
+    if (stat(path, &sb) != 0 || !S_ISDIR(sb.st_mode))
+        return DASS_FAIL(DASS_IO, "run folder %s is not a folder", path);
+    return DASS_OK;
+}
+
+/* The kernel lets go of the lock when the process ends, however it ends. */
+static dass_status lock_folder(dass__session *s)
+{
+    s->folder.lock = open(s->opt->out_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->folder.lock < 0)
+        return DASS_FAIL(DASS_IO, "run folder %s: %s", s->opt->out_dir, strerror(errno));
+    if (flock(s->folder.lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return DASS_FAIL(DASS_IO, "run folder %s: another dass is running in it; wait for it, or name another -o",
+                         s->opt->out_dir);
+    return DASS_OK; /* a file system without locks: go on */
+}
+
+/* ---- the configuration ---------------------------------------------------------------------------------------- */
+
+/* Every setting with its origin as a comment; read back by -c. */
+static dass_status save_config(const dass__session *s)
+{
+    dass_arena *mem = NULL;
+    DASS_TRY(dass_arena_make("resolved configuration", &mem));
+    const size_t size = (size_t)DASS_N_KEYS * (2 * DASS_TEXT_MAX + 128) + 2 * PATH_BYTES;
+    char *text = dass_arena_alloc(mem, size);
+    dass_status st = text == NULL ? DASS_NOMEM : DASS_OK;
+    if (text != NULL) {
+        size_t at = 0;
+        at += (size_t)snprintf(text + at, size - at, "# %s\n# %.3000s\n",
+                               s->opt->build_id != NULL ? s->opt->build_id : "dass, unknown build",
+                               s->opt->command != NULL ? s->opt->command : s->command);
+        for (dass_config_key k = 0; k < DASS_N_KEYS; ++k) {
+            char value[DASS_CONFIG_PRINT_MAX];
+            dass_config_print(s->cfg, k, value, sizeof value);
+            at += (size_t)snprintf(text + at, size - at, "%s: %s # %s\n", dass_config_key_name(k), value,
+                                   s->cfg->origin[k]);
+        }
+        char path[PATH_BYTES];
+        st = dass_file_write(dass__in_folder(s, "config.yaml", path, sizeof path), text, at);
+    }
+    dass_arena_free(mem);
+    return st;
+}
+
+static bool is_free(dass_config_key k)
+{
+    for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; ++i)
+        if (free_keys[i] == k)
+            return true;
+    return false;
+}
+
+static dass_status compare_config(const dass__session *s, const char *path)
+{
+    void *block = NULL;
+    DASS_TRY(dass_mem_alloc(sizeof(dass_config), "configuration of the run folder", &block));
+    dass_config *then = block;
+    dass_config_defaults(then); /* a key that is newer than the folder has its default */
+    dass_status st = DASS_OK;
+    DASS_TRY_TO(dass_config_read(then, path), st, out);
+    for (dass_config_key k = 0; k < DASS_N_KEYS; ++k) {
+        char was[DASS_CONFIG_PRINT_MAX];
+        char is[DASS_CONFIG_PRINT_MAX];
+        dass_config_print(then, k, was, sizeof was);
+        dass_config_print(s->cfg, k, is, sizeof is);
+        if (is_free(k) || strcmp(was, is) == 0)
+            continue;
+        st = DASS_FAIL(DASS_CONFIG,
+                       "%s: %s is %s, but the run in %s was begun with %s: set it back to go on, name another -o, or "
+                       "give --restart to begin anew",
+                       s->cfg->origin[k], dass_config_key_name(k), is, s->opt->out_dir, was);
+        goto out;
+    }
+out:
+    dass_mem_free(block);
+    return st;
+}
+
+/* ---- run.json ------------------------------------------------------------------------------------------------- */
+
+/* What identifies the parameters that a run began from: the hash their file carries. */
+static const char *origin_hash(const dass_params *from)
+{
+    const char *hash = from != NULL ? dass_st_get(from->file, "xxh64") : NULL;
+    return hash != NULL ? hash : "";
+}
+
+static dass_status save_identity(const dass__session *s, const dass_params *from)
+{
+    char path[PATH_BYTES];
+    json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s}", "command", s->command, "build",
+                          s->opt->build_id != NULL ? s->opt->build_id : "unknown", "line",
+                          s->opt->command != NULL ? s->opt->command : "", "seed", (json_int_t)s->cfg->run_seed, "from",
+                          from != NULL ? from->path : "", "from_xxh64", origin_hash(from));
+    char *text = o != NULL ? json_dumps(o, JSON_INDENT(2)) : NULL;
+    json_decref(o);
+    if (text == NULL)
+        return DASS_FAIL(DASS_NOMEM, "%s: no memory for run.json, or a word of the command line is not UTF-8",
+                         s->opt->out_dir);
+    const dass_status st = dass_file_write(dass__in_folder(s, "run.json", path, sizeof path), text, strlen(text));
+    json_free_t release = NULL;
+    json_get_alloc_funcs(NULL, &release);
+    release(text);
+    return st;
+}
+
+static dass_status compare_identity(const dass__session *s, const dass_params *from)
+{
+    char path[PATH_BYTES];
+    json_error_t error;
+    json_t *o = json_load_file(dass__in_folder(s, "run.json", path, sizeof path), JSON_REJECT_DUPLICATES, &error);
+    if (o == NULL)
+        return DASS_FAIL(DASS_FORMAT, "%s: line %d: %s; --restart begins anew", path, error.line, error.text);
+    const char *command = json_string_value(json_object_get(o, "command"));
+    const char *hash = json_string_value(json_object_get(o, "from_xxh64"));
+    const char *build = json_string_value(json_object_get(o, "build"));
+    dass_status st = DASS_OK;
+    if (command == NULL || hash == NULL || build == NULL)
+        st = DASS_FAIL(DASS_FORMAT, "%s: no command, build or from_xxh64; --restart begins anew", path);
+    else if (strcmp(command, s->command) != 0)
+        st = DASS_FAIL(DASS_CONFIG,
+                       "-o %s holds a run of `dass %s`; name another folder, or give --restart to begin anew",
+                       s->opt->out_dir, command);
+    else if (strcmp(hash, origin_hash(from)) != 0)
+        st = DASS_FAIL(DASS_CONFIG,
+                       "%s is not the file that the run in %s began from (content %s, then %s); name another -o, or "
+                       "give --restart to begin anew",
+                       from != NULL ? from->path : "nothing", s->opt->out_dir, origin_hash(from), hash);
+    else if (s->opt->build_id != NULL && strcmp(build, s->opt->build_id) != 0)
+        dass_log(DASS_LOG_WARN, "%s was begun by %s; this is %s: the rest of the run may differ in rounding",
+                 s->opt->out_dir, build, s->opt->build_id);
+    json_decref(o);
+    return st;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------- */
+
+static dass_status remove_file(const char *path)
+{
+    if (unlink(path) != 0 && errno != ENOENT)
+        return DASS_FAIL(DASS_IO, "--restart: %s: %s", path, strerror(errno));
+    return DASS_OK;
+}
+
+static dass_status forget(dass__session *s)
+{
+    char path[PATH_BYTES];
+    DASS_TRY(dass__checkpoint_forget(s));
+    for (size_t i = 0; i < sizeof own_files / sizeof *own_files; ++i)
+        DASS_TRY(remove_file(dass__in_folder(s, own_files[i], path, sizeof path)));
+    return DASS_OK;
+}
+
+dass_status dass__folder_open(dass__session *s, const dass_params *from)
+{
+    char path[PATH_BYTES];
+    struct stat sb;
+    s->folder.lock = -1;
+    if (s->opt->out_dir == NULL)
+        return DASS_OK;
+    DASS_TRY(make_folder(s->opt->out_dir));
+    DASS_TRY(lock_folder(s));
+    if (s->opt->restart)
+        DASS_TRY(forget(s));
+    if (stat(dass__in_folder(s, "run.json", path, sizeof path), &sb) == 0) {
+        DASS_TRY(compare_identity(s, from));
+        DASS_TRY(compare_config(s, dass__in_folder(s, "config.yaml", path, sizeof path)));
+        return DASS_OK;
+    }
+    /* run.json is written last: without it the folder is empty, or holds files that no run of ours can go on from. */
+    if (stat(dass__in_folder(s, "params.safetensors", path, sizeof path), &sb) == 0)
+        return DASS_FAIL(DASS_CONFIG,
+                         "-o %s: %s is there but no run.json: not a run of this program; name another "
+                         "folder, or give --restart to replace it",
+                         s->opt->out_dir, path);
+    DASS_TRY(save_config(s));
+    DASS_TRY(save_identity(s, from));
+    return DASS_OK;
+}
+
+/* A log, cut to the bytes that the checkpoint knows. */
+static dass_status open_log(const dass__session *s, const char *file, int64_t bytes, FILE **out)
+{
+    char path[PATH_BYTES];
+    struct stat sb;
+    *out = fopen(dass__in_folder(s, file, path, sizeof path), "a");
+    if (*out == NULL)
+        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    if (bytes < 0)
+        return DASS_OK;
+    if (fstat(fileno(*out), &sb) != 0)
+        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    if (sb.st_size < bytes)
+        return DASS_FAIL(DASS_FORMAT,
+                         "%s has %lld bytes, the checkpoint knows of %lld: the file was changed; --restart "
+                         "begins anew",
+                         path, (long long)sb.st_size, (long long)bytes);
+    if (ftruncate(fileno(*out), bytes) != 0)
+        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    return DASS_OK;
+}
+
+dass_status dass__folder_logs(dass__session *s)
+{
+    if (s->opt->out_dir == NULL)
+        return DASS_OK;
+    DASS_TRY(open_log(s, "metrics.jsonl", s->at.metrics_bytes, &s->folder.metrics));
+    DASS_TRY(open_log(s, "times.jsonl", -1, &s->folder.times));
+    if (dass_store_count(s->store, DASS_GROUP_ALPHA) > 0)
+        DASS_TRY(open_log(s, "alphas.jsonl", s->at.alphas_bytes, &s->folder.alphas));
+    return DASS_OK;
+}
+
+void dass__folder_close(dass__session *s)
+{
+    FILE *const logs[] = {s->folder.metrics, s->folder.alphas, s->folder.times};
+    for (size_t i = 0; i < sizeof logs / sizeof *logs; ++i)
+        if (logs[i] != NULL)
+            (void)fclose(logs[i]);
+    if (s->opt != NULL && s->opt->out_dir != NULL && s->folder.lock >= 0)
+        (void)close(s->folder.lock);
+    s->folder = (dass__folder){.lock = -1};
+}
+
+/* ---- files ---------------------------------------------------------------------------------------------------- */
+
+static dass_status write_line(const dass__session *s, FILE *f, json_t *line, int64_t *bytes)
+{
+    if (f == NULL) {
+        json_decref(line);
+        return DASS_OK;
+    }
+    const size_t n = json_dumpb(line, NULL, 0, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    const int bad = n == 0 || json_dumpf(line, f, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;
+    json_decref(line);
+    if (bad || fputc('\n', f) == EOF || fflush(f) != 0)
+        return DASS_FAIL(DASS_IO, "%s: writing a line of metrics failed: %s", s->opt->out_dir, strerror(errno));
+    if (bytes != NULL)
+        *bytes += (int64_t)n + 1;
+    return DASS_OK;
+}
+
+dass_status dass__metrics_line(dass__session *s, json_t *line)
+{
+    return write_line(s, s->folder.metrics, line, &s->at.metrics_bytes);
+}
+
+dass_status dass__alphas_line(dass__session *s, json_t *line)
+{
+    return write_line(s, s->folder.alphas, line, &s->at.alphas_bytes);
+}
+
+dass_status dass__times_line(dass__session *s, const char *stage)
+{
+    const int64_t steps = s->at.steps_done - s->timed_steps;
+    const double now = dass__now_sec();
+    const double sec = now - s->timed;
+    if (s->folder.times == NULL || steps <= 0)
+        return DASS_OK;
+    s->timed = now;
+    s->timed_steps = s->at.steps_done;
+    json_t *line =
+        json_pack("{s:s, s:I, s:I, s:f, s:f}", "stage", stage, "epoch", (json_int_t)s->at.epochs_done, "steps",
+                  (json_int_t)steps, "seconds", sec, "images_per_s", (double)steps * (double)s->cfg->train_batch / sec);
+    return line == NULL ? DASS_FAIL(DASS_NOMEM, "no memory for a line of times")
+                        : write_line(s, s->folder.times, line, NULL);
+}
+
+dass_status dass__save_genotype(dass__session *s, const dass_genotype *g)
+{
+    if (s->opt->out_dir == NULL)
+        return DASS_OK;
+    dass_arena *mem = NULL;
+    DASS_TRY(dass_arena_make("genotype", &mem));
+    const char *text = dass_genotype_print(g, mem);
+    const char *line = text != NULL ? dass_arena_printf(mem, "%s\n", text) : NULL;
+    char path[PATH_BYTES];
+    const dass_status st =
+        line == NULL ? DASS_NOMEM
+                     : dass_file_write(dass__in_folder(s, "genotype.json", path, sizeof path), line, strlen(line));
+    dass_arena_free(mem);
+    return st;
+}
+
+dass_status dass__save_params(dass__session *s, const char *state, double density, const char *allocation)
+{
+    if (s->opt->out_dir == NULL)
+        return DASS_OK;
+    dass_params_info info = {.arch = s->arch, .density = density};
+    (void)snprintf(info.state, sizeof info.state, "%s", state);
+    (void)snprintf(info.allocation, sizeof info.allocation, "%s", allocation);
+    char path[PATH_BYTES];
+    const bool mask = allocation[0] != '\0';
+    DASS_TRY(
+        dass_params_save(dass__in_folder(s, "params.safetensors", path, sizeof path), s->store, &info, mask, mask));
+    return DASS_OK;
+}

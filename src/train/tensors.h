@@ -1,0 +1,42 @@
+/* Private to src/train: buffers of a store as named tensors of a file, in both directions. What the parameter file and
+ * the checkpoint have in common; neither knows the other. A buffer of group G is one tensor per parameter of G, named
+ * PREFIX + the parameter's name; mask bits are U8, 0 or 1.
+ */
+#ifndef DASS_TRAIN_TENSORS_H
+#define DASS_TRAIN_TENSORS_H
+
+#include "dass/ckpt.h"
+
+typedef struct dass__tensor_writer {
+    dass_store *s;
+    dass_arena *mem; /* holds names and values until close */
+    dass_st_file file;
+    size_t max_tensors;
+} dass__tensor_writer;
+
+#define DASS__MAX_META 16
+
+/* Room for n_groups buffers. On error nothing stays open. */
+dass_status dass__writer_open(dass_store *s, size_t n_groups, dass__tensor_writer *w);
+void dass__writer_close(dass__tensor_writer *w); /* all-zero is fine */
+/* value NULL is DASS_NOMEM, so that a printed value may be passed on unchecked. */
+dass_status dass__writer_meta(dass__tensor_writer *w, const char *key, const char *value);
+/* Every parameter of `group` from buffer b, as F32, or F64 when exact and the store computes in double. */
+dass_status dass__writer_group(dass__tensor_writer *w, dass_group group, dass_buf b, const char *prefix, bool exact);
+dass_status dass__writer_mask(dass__tensor_writer *w);
+/* One tensor that is no parameter; name and data are borrowed until close. */
+dass_status dass__writer_tensor(dass__tensor_writer *w, const dass_st_tensor *t);
+
+/* What is read must have exactly the names and shapes of the store, and finite values; a file of another network is
+ * DASS_FORMAT naming the tensor. path: for messages. */
+dass_status dass__tensors_values(const dass_st_file *f, const char *path, const dass_store *s, dass_group group,
+                                 const char *prefix, bool exact, double *out);
+/* The same into buffer b, which must be committed. */
+dass_status dass__tensors_restore(const dass_st_file *f, const char *path, dass_store *s, dass_group group, dass_buf b,
+                                  const char *prefix, bool exact);
+dass_status dass__tensors_restore_mask(const dass_st_file *f, const char *path, dass_store *s);
+
+/* The buffer that holds a group's values. */
+dass_buf dass__group_buf(dass_group g);
+
+#endif
