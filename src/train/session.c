@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define PATH_BYTES 4096
 
@@ -83,30 +82,6 @@ dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out)
 
 /* ---- run folder ----------------------------------------------------------------------------------------------- */
 
-/* mkdir -p. */
-static dass_status make_folder(const char *path)
-{
-    char part[PATH_BYTES];
-    const int n = snprintf(part, sizeof part, "%s", path);
-    if (n <= 0 || (size_t)n >= sizeof part)
-        return DASS_FAIL(DASS_ARG, "-o: a folder name of %d characters", n);
-    for (char *p = part + 1;; ++p) {
-        if (*p != '/' && *p != '\0')
-            continue;
-        const char keep = *p;
-        *p = '\0';
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return DASS_FAIL(DASS_IO, "run folder %s: %s: %s", path, part, strerror(errno));
-        *p = keep;
-        if (keep == '\0')
-            break;
-    }
-    struct stat sb;
-    if (stat(path, &sb) != 0 || !S_ISDIR(sb.st_mode))
-        return DASS_FAIL(DASS_IO, "run folder %s is not a folder", path);
-    return DASS_OK;
-}
-
 static const char *in_folder(const dass__session *s, const char *file, char *buf, size_t n)
 {
     (void)snprintf(buf, n, "%s/%s", s->opt->out_dir, file);
@@ -146,7 +121,7 @@ static dass_status open_folder(dass__session *s)
     char path[PATH_BYTES];
     if (strlen(s->opt->out_dir) + 32 > sizeof path)
         return DASS_FAIL(DASS_ARG, "-o: the folder's name is too long");
-    DASS_TRY(make_folder(s->opt->out_dir));
+    DASS_TRY(dass_folder_make(s->opt->out_dir));
     /* Results of an earlier run must not outlive the start of this one. */
     static const char *const old[] = {"params.safetensors", "genotype.json"};
     for (size_t i = 0; i < sizeof old / sizeof *old; ++i)
