@@ -5,6 +5,7 @@
 #ifndef DASS_CKPT_H
 #define DASS_CKPT_H
 
+#include "dass/file.h"
 #include "dass/net.h"
 
 /* ---- container ------------------------------------------------------------------------------------------------ */
@@ -48,13 +49,11 @@ dass_status dass_st_read(const char *path, dass_st_file **out);
 /* The same from memory, for tests and fuzzing; data is borrowed and must outlive *out. */
 dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, dass_st_file **out);
 void dass_st_free(dass_st_file *f); /* only of read and parse; NULL is fine */
-/* Atomically: path.tmp, fsync, rename, fsync of the folder. Tensors keep their order; a hash of the content ("xxh64")
+/* Atomically, as dass_file_write. Tensors keep their order; a hash of the content ("xxh64")
  * is added to the metadata. Errors: DASS_IO. */
 dass_status dass_st_write(const char *path, const dass_st_file *f);
 const dass_st_tensor *dass_st_find(const dass_st_file *f, const char *name); /* of a read file; NULL when absent */
 const char *dass_st_get(const dass_st_file *f, const char *key);             /* NULL when absent */
-/* Bytes into a file, the same way. */
-dass_status dass_file_write(const char *path, const void *data, size_t n_bytes);
 
 /* ---- parameters ----------------------------------------------------------------------------------------------- */
 

@@ -62,5 +62,6 @@ dass_status dass__cmd_train(dass__opts *o);
 dass_status dass__cmd_prune(dass__opts *o);
 dass_status dass__cmd_eval(dass__opts *o);
 dass_status dass__cmd_bench(dass__opts *o);
+dass_status dass__cmd_plot(dass__opts *o);
 
 #endif

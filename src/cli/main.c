@@ -26,6 +26,7 @@ static const dass__command commands[] = {
      DASS__OPT_CONFIG | DASS__OPT_JSON | DASS__OPT_GUARD, 1, DASS__MAX_WORDS, dass__cmd_eval},
     {"bench", "step", "time of one search or training step",
      DASS__OPT_CONFIG | DASS__OPT_JSON | DASS__OPT_OPS | DASS__OPT_STAGE, 1, 1, dass__cmd_bench},
+    {"plot", "RUN...", "pictures of a run: cells, alphas, curves", DASS__OPT_OUT, 1, DASS__MAX_WORDS, dass__cmd_plot},
     {"help", "[COMMAND|config]", "this text, a command's options, or every setting", 0, 0, 1, cmd_help},
     {NULL, NULL, NULL, 0, 0, 0, NULL},
 };

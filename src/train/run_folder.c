@@ -37,30 +37,6 @@ const char *dass__in_folder(const dass__session *s, const char *file, char *buf,
     return buf;
 }
 
-/* mkdir -p. */
-static dass_status make_folder(const char *path)
-{
-    char part[PATH_BYTES];
-    const int n = snprintf(part, sizeof part, "%s", path);
-    if (n <= 0 || (size_t)n + 64 >= sizeof part)
-        return DASS_FAIL(DASS_ARG, "-o: a folder name of %d characters", n);
-    for (char *p = part + 1;; ++p) {
-        if (*p != '/' && *p != '\0')
-            continue;
-        const char keep = *p;
-        *p = '\0';
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return DASS_FAIL(DASS_IO, "run folder %s: %s: %s", path, part, strerror(errno));
-        *p = keep;
-        if (keep == '\0')
-            break;
-    }
-    struct stat sb;
-    if (stat(path, &sb) != 0 || !S_ISDIR(sb.st_mode))
-        return DASS_FAIL(DASS_IO, "run folder %s is not a folder", path);
-    return DASS_OK;
-}
-
 /* The kernel lets go of the lock when the process ends, however it ends. */
 static dass_status lock_folder(dass__session *s)
 {
@@ -217,7 +193,9 @@ dass_status dass__folder_open(dass__session *s, const dass_params *from)
     s->folder.lock = -1;
     if (s->opt->out_dir == NULL)
         return DASS_OK;
-    DASS_TRY(make_folder(s->opt->out_dir));
+    if (strlen(s->opt->out_dir) + 64 > sizeof path)
+        return DASS_FAIL(DASS_ARG, "-o: a folder name of %zu characters", strlen(s->opt->out_dir));
+    DASS_TRY(dass_folder_make(s->opt->out_dir));
     DASS_TRY(lock_folder(s));
     if (s->opt->restart)
         DASS_TRY(forget(s));

@@ -6,13 +6,11 @@
  * everything else in the metadata; the reader checks it where it is present.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -329,77 +327,6 @@ const char *dass_st_get(const dass_st_file *f, const char *key)
 
 /* ---- writing -------------------------------------------------------------------------------------------------- */
 
-static dass_status write_all(int fd, const void *data, size_t n_bytes, const char *path)
-{
-    const uint8_t *p = data;
-    while (n_bytes > 0) {
-        const ssize_t n = write(fd, p, n_bytes);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return DASS_FAIL(DASS_IO, "%s: write failed: %s", path, strerror(errno));
-        p += n;
-        n_bytes -= (size_t)n;
-    }
-    return DASS_OK;
-}
-
-/* The rename itself must reach the disk: synchronise the folder. */
-static dass_status sync_folder(const char *path)
-{
-    char folder[4096];
-    (void)snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash == NULL)
-        (void)snprintf(folder, sizeof folder, ".");
-    else
-        slash[slash == folder ? 1 : 0] = '\0';
-    const int fd = open(folder, O_RDONLY | O_DIRECTORY);
-    if (fd < 0)
-        return DASS_FAIL(DASS_IO, "%s: %s", folder, strerror(errno));
-    const int bad = fsync(fd);
-    (void)close(fd);
-    if (bad != 0 && errno != EINVAL)
-        return DASS_FAIL(DASS_IO, "%s: fsync: %s", folder, strerror(errno));
-    return DASS_OK;
-}
-
-typedef struct chunk {
-    const void *data;
-    size_t bytes;
-} chunk;
-
-static dass_status write_atomic(const char *path, const chunk *chunks, size_t n)
-{
-    char tmp[4096];
-    const int len = snprintf(tmp, sizeof tmp, "%s.tmp", path);
-    if (len < 0 || (size_t)len >= sizeof tmp)
-        return DASS_FAIL(DASS_ARG, "path is too long: %.60s...", path);
-    const int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return DASS_FAIL(DASS_IO, "%s: %s", tmp, strerror(errno));
-    dass_status st = DASS_OK;
-    for (size_t i = 0; i < n && st == DASS_OK; ++i)
-        st = write_all(fd, chunks[i].data, chunks[i].bytes, tmp);
-    if (st == DASS_OK && fsync(fd) != 0)
-        st = DASS_FAIL(DASS_IO, "%s: fsync: %s", tmp, strerror(errno));
-    if (close(fd) != 0 && st == DASS_OK)
-        st = DASS_FAIL(DASS_IO, "%s: close: %s", tmp, strerror(errno));
-    if (st == DASS_OK && rename(tmp, path) != 0)
-        st = DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
-    if (st != DASS_OK) {
-        (void)unlink(tmp);
-        return st;
-    }
-    DASS_TRY(sync_folder(path));
-    return DASS_OK;
-}
-
-dass_status dass_file_write(const char *path, const void *data, size_t n_bytes)
-{
-    return write_atomic(path, &(chunk){data, n_bytes}, 1);
-}
-
 static dass_status header_json(const dass_st_file *f, json_t **out)
 {
     json_t *root = json_object();
@@ -447,15 +374,15 @@ dass_status dass_st_write(const char *path, const dass_st_file *f)
     }
     memset(head + 8 + n, ' ', padded - n);
     DASS_TRY_TO(dass_arena_make("tensor file", &mem), st, out);
-    chunk *chunks = dass_arena_alloc(mem, (f->n_tensors + 1) * sizeof *chunks);
-    if (chunks == NULL) {
+    dass_file_part *parts = dass_arena_alloc(mem, (f->n_tensors + 1) * sizeof *parts);
+    if (parts == NULL) {
         st = DASS_NOMEM;
         goto out;
     }
-    chunks[0] = (chunk){head, 8 + padded};
+    parts[0] = (dass_file_part){head, 8 + padded};
     for (size_t i = 0; i < f->n_tensors; ++i)
-        chunks[i + 1] = (chunk){f->tensors[i].data, f->tensors[i].bytes};
-    st = write_atomic(path, chunks, f->n_tensors + 1);
+        parts[i + 1] = (dass_file_part){f->tensors[i].data, f->tensors[i].bytes};
+    st = dass_file_write_parts(path, parts, f->n_tensors + 1);
 out:
     dass_arena_free(mem);
     dass_mem_free(block);

@@ -3,7 +3,7 @@
 "$DASS" help >called
 cmp asked called
 cat called
-for word in info plan search derive train prune eval bench; do
+for word in info plan search derive train prune eval bench plot; do
     "$DASS" help $word >one || echo "help $word fails"
     grep -q "^usage: dass $word" one || echo "help $word does not say how it is used"
 done
