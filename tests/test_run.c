@@ -421,6 +421,82 @@ static void methods(void **state)
     assert_memory_equal(&a, &b, sizeof a);
 }
 
+/* With every weight kept, the masked stage is the dense one: the search is DARTS, to the byte. */
+static void density_one_is_darts(void **state)
+{
+    (void)state;
+    double *a = NULL;
+    double *b = NULL;
+    int64_t n = 0;
+    dass_config c = tiny();
+    c.search_density = 1.0;
+    c.search_epochs_pretrain = c.search_epochs_score = 0;
+    c.search_epochs_finetune = 2;
+    run_search(&c, "one");
+    (void)snprintf(c.search_method, sizeof c.search_method, "%s", "darts");
+    run_search(&c, "darts_two");
+    static const dass_group groups[] = {DASS_GROUP_W, DASS_GROUP_AF, DASS_GROUP_ALPHA};
+    for (size_t i = 0; i < N_OF(groups); ++i) {
+        read_group(at("one"), groups[i], &a, &n);
+        read_group(at("darts_two"), groups[i], &b, &n);
+        assert_true(n > 10);
+        assert_memory_equal(a, b, (size_t)n * sizeof *a);
+        dass_mem_free(a);
+        dass_mem_free(b);
+    }
+}
+
+/* ---- pruning methods ------------------------------------------------------------------------------------------- */
+
+static int64_t count_kept(const dass_params *p)
+{
+    int64_t kept = 0;
+    for (size_t i = 0; i < p->file->n_tensors; ++i) {
+        const dass_st_tensor *t = &p->file->tensors[i];
+        if (strncmp(t->name, "mask.", 5) != 0)
+            continue;
+        for (size_t k = 0; k < t->bytes; ++k)
+            kept += ((const uint8_t *)t->data)[k];
+    }
+    return kept;
+}
+
+/* One shot and gradual: magnitude alone decides, the kept count is uniform's, and gradual masks are nested: a weight
+ * that was pruned has not moved since, so its value is that of an earlier state. */
+static void magnitude_methods(void **state)
+{
+    (void)state;
+    static const char *const methods_[] = {"oneshot", "gradual"};
+    for (size_t m = 0; m < N_OF(methods_); ++m) {
+        dass_params dense;
+        dass_params pruned;
+        dass_config c = tiny();
+        (void)snprintf(c.prune_method, sizeof c.prune_method, "%s", methods_[m]);
+        c.prune_every = 3;
+        prune_pair(&c, &dense, &pruned);
+        int64_t want = 0;
+        int64_t n_smaller = 0;
+        for (size_t i = 0; i < dense.file->n_tensors; ++i) {
+            const dass_st_tensor *t = &dense.file->tensors[i];
+            char name[256];
+            (void)snprintf(name, sizeof name, "mask.%s", t->name);
+            if (dass_st_find(pruned.file, name) == NULL)
+                continue;
+            int64_t n = 0;
+            const uint8_t *mask = mask_of(&pruned, t->name, &n);
+            want += dass_kept_count(n, 0.25);
+            const float *w = t->data;
+            for (int64_t k = 0; m == 0 && k < n; ++k) /* no kept weight of the dense network below a pruned one */
+                for (int64_t j = 0; j < n; ++j)
+                    n_smaller += mask[k] == 1 && mask[j] == 0 && fabsf(w[k]) < fabsf(w[j]);
+        }
+        assert_int_equal(count_kept(&pruned), want);
+        assert_int_equal(n_smaller, 0);
+        dass_params_close(&dense);
+        dass_params_close(&pruned);
+    }
+}
+
 /* ---- parameter files ------------------------------------------------------------------------------------------- */
 
 static const float numbers[6] = {1, 2, 3, 4, 5, 6};
@@ -606,6 +682,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(no_score_epochs_is_magnitude_pruning, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(methods, setup, teardown),
+        cmocka_unit_test_setup_teardown(density_one_is_darts, setup, teardown),
+        cmocka_unit_test_setup_teardown(magnitude_methods, setup, teardown),
         cmocka_unit_test_setup_teardown(tensors_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(tensor_files_are_read_strictly, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_tensor_files, setup, teardown),
