@@ -1,12 +1,11 @@
-/* Data: parsers on small files made here (plain, gzip, xz; truncated and corrupt), the split, the order of epochs, and
- * the last batch of an evaluation.
- */
+/* Data sets: parsers on small files made here (plain, gzip, xz; truncated and corrupt). Batches are test_source.c's. */
 #include <lzma.h>
 #include <stdlib.h>
 #include <zlib.h>
 
 #include "check.h"
 #include "dass/data.h"
+#include "dass/log.h"
 #include "dass/mem.h"
 
 #define N_TRAIN 12
@@ -239,42 +238,166 @@ static void idx_faults_name_file_and_byte(void **state)
     assert_null(d);
 }
 
-/* Cut or flip a packed file at many places: a named error or, where nothing that is read changed, success. */
+static void idx_labels_must_belong_to_the_images(void **state)
+{
+    (void)state;
+    dass_config c = config("fashion_mnist");
+    dass_dataset *d = NULL;
+    write_idx(PLAIN);
+    const char *const name = "train-labels-idx1-ubyte";
+    bytes b = idx_labels(N_TRAIN + 1);
+    write_bytes(name, b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 4: 13 labels for 12 images");
+    c.data_limit = 3; /* both files belong together, however little of them is read */
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "byte 4: 13 labels for 12 images");
+    c.data_limit = 0;
+    b = idx_labels(N_TRAIN);
+    write_bytes(name, b.data, b.n - 2);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: ends at byte 18, inside the labels");
+    write_bytes(name, b.data, 5);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: ends at byte 5, inside the header");
+    write_bytes(name, b.data, 0);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: ends at byte 0, inside the header");
+    b.data[b.n++] = 1;
+    write_bytes(name, b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: unexpected data after byte 20");
+    b = idx_labels(N_TRAIN);
+    b.data[2] = 13; /* floats */
+    write_bytes(name, b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 0: magic 00000d01");
+    b = idx_labels(N_TRAIN);
+    memset(b.data + 4, 0, 4);
+    write_bytes(name, b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 4: size 0 is out of range");
+    memset(b.data + 4, 0x7F, 4);
+    write_bytes(name, b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 4: the header announces 2139062143");
+    assert_int_equal(remove(in_folder(name)), 0);
+    expect(dass_dataset_load(&c, &d), DASS_IO, "train-labels-idx1-ubyte (plain, .gz or .xz) does not exist");
+
+    write_idx(PLAIN);
+    b = idx_labels(N_TEST);
+    b.data[8] = 255;
+    write_bytes("t10k-labels-idx1-ubyte", b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "t10k-labels-idx1-ubyte: byte 8: label 255");
+    assert_int_equal(remove(in_folder("t10k-images-idx3-ubyte")), 0);
+    expect(dass_dataset_load(&c, &d), DASS_IO, "t10k-images-idx3-ubyte (plain, .gz or .xz) does not exist");
+    assert_null(d);
+}
+
+/* Content of a file in the folder. */
+static size_t read_bytes(const char *name, uint8_t *to, size_t n_max)
+{
+    FILE *f = fopen(in_folder(name), "rb");
+    assert_non_null(f);
+    const size_t n = fread(to, 1, n_max, f);
+    assert_int_equal(fclose(f), 0);
+    assert_true(n > 0 && n < n_max);
+    return n;
+}
+
+/* Cut a packed file at many places, flip bits of it at many places (behind the gzip header, most of which means
+ * nothing), put bytes behind it: always an error that names the file and a byte. */
+static void damage(const dass_config *c, const char *name)
+{
+    static uint8_t file[1 << 17];
+    char byte[160];
+    const size_t n = read_bytes(name, file, sizeof file - 1);
+    (void)snprintf(byte, sizeof byte, "%s: ", name);
+    dass_dataset *d = NULL;
+    for (size_t cut = 10; cut < n; cut += cut + 1 < n && cut + n / 7 >= n ? n - 1 - cut : n / 7 + 1) {
+        write_bytes(name, file, cut);
+        expect(dass_dataset_load(c, &d), DASS_FORMAT, byte);
+        assert_non_null(strstr(dass_error_text(), "at byte "));
+    }
+    for (size_t at = 12; at < n; at += n / 23 + 1) {
+        file[at] ^= 0x55;
+        write_bytes(name, file, n);
+        expect(dass_dataset_load(c, &d), DASS_FORMAT, byte);
+        assert_non_null(strstr(dass_error_text(), "byte "));
+        file[at] ^= 0x55;
+    }
+    file[n] = 1;
+    write_bytes(name, file, n + 1);
+    expect(dass_dataset_load(c, &d), DASS_FORMAT, byte);
+    assert_null(d);
+    write_bytes(name, file, n);
+    assert_int_equal(dass_dataset_load(c, &d), DASS_OK);
+    dass_dataset_free(d);
+}
+
 static void damaged_streams_are_errors(void **state)
 {
     (void)state;
     const dass_config c = config("fashion_mnist");
-    static const packing ways[] = {GZIP, XZ};
-    for (size_t w = 0; w < N_OF(ways); ++w) {
-        static uint8_t file[65536];
-        const char *name = w == 0 ? "train-images-idx3-ubyte.gz" : "train-images-idx3-ubyte.xz";
-        (void)remove(in_folder("train-images-idx3-ubyte"));
-        (void)remove(in_folder("train-images-idx3-ubyte.gz"));
-        (void)remove(in_folder("train-images-idx3-ubyte.xz"));
-        write_idx(ways[w]);
-        (void)remove(in_folder("train-images-idx3-ubyte"));
-        FILE *f = fopen(in_folder(name), "rb");
-        assert_non_null(f);
-        const size_t n = fread(file, 1, sizeof file, f);
-        (void)fclose(f);
-        for (size_t cut = 10; cut < n; cut += n / 7) {
-            dass_dataset *d = NULL;
-            write_bytes(name, file, cut);
-            expect(dass_dataset_load(&c, &d), DASS_FORMAT, name);
-            assert_null(d);
+    write_idx(XZ);
+    damage(&c, "train-images-idx3-ubyte.xz");
+    damage(&c, "t10k-labels-idx1-ubyte.xz");
+    write_idx(GZIP); /* tried before .xz */
+    damage(&c, "train-images-idx3-ubyte.gz");
+    damage(&c, "t10k-labels-idx1-ubyte.gz");
+}
+
+/* gzip and xz files may be several streams, one after the other. */
+static void joined_streams_are_one_file(void **state)
+{
+    (void)state;
+    static uint8_t file[1 << 17];
+    static const char *const suffix[] = {"", ".gz", ".xz"};
+    const dass_config c = config("fashion_mnist");
+    for (int how = GZIP; how <= XZ; ++how) {
+        char name[64];
+        dass_dataset *d = NULL;
+        bytes part = idx_images(N_TRAIN);
+        const size_t whole = part.n;
+        const size_t half = 1000;
+        write_idx((packing)how);
+        part.n = half;
+        write_packed("train-images-idx3-ubyte", &part, (packing)how);
+        (void)snprintf(name, sizeof name, "train-images-idx3-ubyte%s", suffix[how]);
+        const size_t n = read_bytes(name, file, sizeof file);
+        part.n = whole - half;
+        memmove(part.data, part.data + half, part.n);
+        write_packed("train-images-idx3-ubyte", &part, (packing)how);
+        const size_t n_second = read_bytes(name, file + n, sizeof file - n);
+        write_bytes(name, file, n + n_second);
+        assert_int_equal(dass_dataset_load(&c, &d), DASS_OK);
+        check_idx(d, N_TRAIN);
+        dass_dataset_free(d);
+        for (size_t i = 0; how == GZIP && i < 4; ++i) { /* .xz comes last in the search */
+            static const char *const stem[] = {"train-images-idx3", "train-labels-idx1", "t10k-images-idx3",
+                                               "t10k-labels-idx1"};
+            (void)snprintf(name, sizeof name, "%s-ubyte.gz", stem[i]);
+            assert_int_equal(remove(in_folder(name)), 0);
         }
-        for (size_t at = 12; at < n; at += n / 11) {
-            dass_dataset *d = NULL;
-            file[at] ^= 0x55;
-            write_bytes(name, file, n);
-            const dass_status st = dass_dataset_load(&c, &d);
-            if (st == DASS_OK)
-                check_idx(d, N_TRAIN);
-            else
-                assert_int_equal(st, DASS_FORMAT);
-            dass_dataset_free(d);
-            file[at] ^= 0x55;
-        }
+    }
+}
+
+static void idx_parses_bytes_in_memory(void **state)
+{
+    (void)state;
+    const dass_config c = config("fashion_mnist");
+    static uint8_t file[1 << 17];
+    dass_dataset d;
+    const bytes images = idx_images(N_TRAIN);
+    const bytes labels = idx_labels(N_TRAIN);
+    assert_int_equal(dass_dataset_describe(&c, &d), DASS_OK);
+    write_packed("i", &images, XZ);
+    const size_t n = read_bytes("i.xz", file, sizeof file);
+    for (int packed = 0; packed < 2; ++packed) {
+        const dass_bytes from = {.name = "images", .data = packed ? file : images.data, .n = packed ? n : images.n};
+        dass_part p = {.n = 0};
+        assert_int_equal(dass_idx_parse(from, (dass_bytes){"labels", labels.data, labels.n}, 0, &d, &p), DASS_OK);
+        d.train = p;
+        d.test.n = N_TEST; /* as check_idx wants it */
+        check_idx(&d, N_TRAIN);
+        dass_mem_free(p.images);
+        dass_mem_free(p.labels);
+        p = (dass_part){.n = 0};
+        expect(dass_idx_parse(from, (dass_bytes){"labels", labels.data, labels.n - 1}, 0, &d, &p), DASS_FORMAT,
+               "labels: ends at byte 19");
+        dass_mem_free(p.images);
+        dass_mem_free(p.labels);
     }
 }
 
@@ -347,162 +470,190 @@ static void cifar_faults_name_file_and_byte(void **state)
     expect(dass_dataset_load(&c, &d), DASS_IO, "cifar-10-binary.tar.gz");
 }
 
-/* ---- split and order ------------------------------------------------------------------------------------------ */
-
-static dass_dataset *random_data(int64_t n, int64_t n_test)
+static void cifar_damage_is_an_error(void **state)
 {
-    dass_config c = config("random");
-    c.net_image = 4;
-    c.data_limit = n;
-    c.data_test_limit = n_test;
+    (void)state;
+    const dass_config c = config("cifar10");
     dass_dataset *d = NULL;
+    write_cifar(XZ);
+    damage(&c, "data_batch_2.bin.xz");
+    damage(&c, "test_batch.bin.xz");
+    write_cifar(GZIP);
+    damage(&c, "data_batch_2.bin.gz");
+    damage(&c, "test_batch.bin.gz");
+    assert_int_equal(remove(in_folder("data_batch_4.bin.gz")), 0);
+    assert_int_equal(remove(in_folder("data_batch_4.bin.xz")), 0);
+    expect(dass_dataset_load(&c, &d), DASS_IO, "data_batch_4.bin (plain, .gz or .xz) does not exist");
+    assert_null(d);
+}
+
+/* A file of the right count, one with a record more, and one with a byte more. */
+static void cifar_files_have_ten_thousand_records(void **state)
+{
+    (void)state;
+    static uint8_t record[3073];
+    dass_config c = config("cifar10");
+    c.data_limit = 10000;
+    c.data_test_limit = 3;
+    write_cifar(PLAIN);
+    assert_int_equal(remove(in_folder("data_batch_1.bin")), 0);
+    static const int more[] = {0, 1, (int)sizeof record};
+    for (size_t i = 0; i < N_OF(more); ++i) {
+        dass_dataset *d = NULL;
+        gzFile f = gzopen(in_folder("data_batch_1.bin.gz"), "wb1");
+        assert_non_null(f);
+        for (int k = 0; k < 10000; ++k)
+            assert_int_equal(gzwrite(f, record, sizeof record), (int)sizeof record);
+        if (more[i] > 0)
+            assert_int_equal(gzwrite(f, record, (unsigned)more[i]), more[i]);
+        assert_int_equal(gzclose(f), Z_OK);
+        if (more[i] == 0)
+            assert_int_equal(dass_dataset_load(&c, &d), DASS_OK);
+        else
+            expect(dass_dataset_load(&c, &d), DASS_FORMAT,
+                   "data_batch_1.bin.gz: unexpected data after byte 30730000: the data set has no more records");
+        dass_dataset_free(d);
+    }
+}
+
+static void load_cifar_subset(void)
+{
+    const dass_config c = config("cifar10");
+    dass_dataset *d = NULL;
+    dass_log_set_level(DASS_LOG_WARN);
+    if (dass_dataset_load(&c, &d) != DASS_OK)
+        (void)fprintf(stderr, "%s", dass_error_text());
+    dass_dataset_free(d);
+}
+
+static void cifar_subset_is_said_to_be_one(void **state)
+{
+    (void)state;
+    char text[2048];
+    write_cifar(PLAIN);
+    (void)stderr_of(load_cifar_subset, text, sizeof text);
+    assert_non_null(strstr(text, "warning: "));
+    assert_non_null(strstr(text, "10 training images, cifar10 has 50000"));
+    assert_non_null(strstr(text, "3 test images, cifar10 has 10000"));
+}
+
+/* ---- CIFAR-100 ------------------------------------------------------------------------------------------------ */
+
+static uint8_t fine_label(int i)
+{
+    return (uint8_t)(99 - 13 * i);
+}
+
+static bytes cifar100_file(int first, int n)
+{
+    bytes b = {.n = 0};
+    for (int i = first; i < first + n; ++i) {
+        b.data[b.n++] = (uint8_t)(19 - i);
+        b.data[b.n++] = fine_label(i);
+        for (int k = 0; k < 3072; ++k)
+            b.data[b.n++] = pixel(i, k % 1024 + 77 * (k / 1024));
+    }
+    return b;
+}
+
+static void write_cifar100(const char *below, packing how)
+{
+    char name[64];
+    const bytes train = cifar100_file(0, 6);
+    const bytes test = cifar100_file(4, 3);
+    (void)snprintf(name, sizeof name, "%strain.bin", below);
+    write_packed(name, &train, how);
+    (void)snprintf(name, sizeof name, "%stest.bin", below);
+    write_packed(name, &test, how);
+}
+
+static void check_cifar100(const dass_part *p, int first, int n)
+{
+    assert_int_equal(p->n, n);
+    for (int i = 0; i < n; ++i) {
+        assert_int_equal(p->labels[i], fine_label(first + i));
+        for (int k = 0; k < 1024; ++k)
+            for (int ch = 0; ch < 3; ++ch)
+                assert_int_equal(p->images[(i * 1024 + k) * 3 + ch], pixel(first + i, k + 77 * ch));
+    }
+}
+
+static void cifar100_reads_fine_labels(void **state)
+{
+    (void)state;
+    dass_config c = config("cifar100");
+    static const packing ways[] = {XZ, GZIP, PLAIN};
+    dass_dataset *d = NULL;
+    for (size_t w = 0; w < N_OF(ways); ++w) {
+        write_cifar100("", ways[w]);
+        assert_int_equal(dass_dataset_load(&c, &d), DASS_OK);
+        assert_int_equal(d->classes, 100);
+        check_cifar100(&d->train, 0, 6);
+        check_cifar100(&d->test, 4, 3);
+        dass_dataset_free(d);
+    }
+    c.data_limit = 2;
+    c.data_test_limit = 1;
     assert_int_equal(dass_dataset_load(&c, &d), DASS_OK);
-    return d;
-}
+    check_cifar100(&d->train, 0, 2);
+    check_cifar100(&d->test, 4, 1);
+    dass_dataset_free(d);
 
-static void split_is_a_permutation(void **state)
-{
-    (void)state;
-    enum { N = 1001 };
-    int32_t *a = NULL;
-    int32_t *b = NULL;
-    int32_t *other = NULL;
-    int64_t n_a = 0;
-    assert_int_equal(dass_data_split(N, 0.5, 3, &a, &n_a), DASS_OK);
-    assert_int_equal(n_a, 500);
-    assert_int_equal(dass_data_split(N, 0.5, 3, &b, &n_a), DASS_OK);
-    assert_int_equal(dass_data_split(N, 0.5, 4, &other, &n_a), DASS_OK);
-    assert_memory_equal(a, b, N * sizeof *a);
-    assert_memory_not_equal(a, other, N * sizeof *a);
-    bool seen[N] = {false};
-    for (int i = 0; i < N; ++i) {
-        assert_in_range(a[i], 0, N - 1);
-        assert_false(seen[a[i]]);
-        seen[a[i]] = true;
-    }
-    dass_mem_free(a);
-    dass_mem_free(b);
-    dass_mem_free(other);
-    expect(dass_data_split(0, 0.5, 3, &a, &n_a), DASS_ARG, "split of 0 samples");
-}
-
-/* Samples of one epoch, in order. */
-static int64_t epoch_of(dass_source *s, uint32_t epoch, int32_t *out)
-{
-    int64_t n = 0;
-    dass_source_start(s, epoch);
-    for (int64_t i = 0; i < dass_source_steps(s); ++i) {
-        dass_batch b;
-        assert_int_equal(dass_source_next(s, &b), DASS_OK);
-        for (int32_t k = 0; k < b.valid; ++k)
-            out[n++] = b.samples[k];
-    }
-    return n;
-}
-
-static void order_is_a_function_of_seed_and_epoch(void **state)
-{
-    (void)state;
-    dass_dataset *d = random_data(50, 7);
-    const dass_source_options opt = {.batch = 8, .seed = 5, .name = "train", .shuffle = true};
-    dass_source_options validation = opt;
-    validation.name = "validation";
-    dass_source *a = NULL;
-    dass_source *b = NULL;
-    dass_source *v = NULL;
-    int32_t first[50];
-    int32_t again[50];
-    assert_int_equal(dass_source_make(d, &d->train, NULL, 50, &opt, &a), DASS_OK);
-    assert_int_equal(dass_source_make(d, &d->train, NULL, 50, &opt, &b), DASS_OK);
-    assert_int_equal(dass_source_make(d, &d->train, NULL, 50, &validation, &v), DASS_OK);
-    assert_int_equal(dass_source_steps(a), 6); /* full batches only: two samples are dropped */
-    assert_int_equal(epoch_of(a, 7, first), 48);
-    (void)epoch_of(b, 0, again); /* b's past is another */
-    (void)epoch_of(b, 3, again);
-    (void)epoch_of(b, 7, again);
-    assert_memory_equal(first, again, 48 * sizeof *first);
-    (void)epoch_of(b, 8, again);
-    assert_memory_not_equal(first, again, 48 * sizeof *first);
-    (void)epoch_of(v, 7, again);
-    assert_memory_not_equal(first, again, 48 * sizeof *first);
-    bool seen[50] = {false};
-    for (int i = 0; i < 48; ++i) {
-        assert_false(seen[first[i]]);
-        seen[first[i]] = true;
-    }
-    dass_source_free(a);
-    dass_source_free(b);
-    dass_source_free(v);
+    char command[256]; /* the archive's own folder is preferred */
+    (void)snprintf(command, sizeof command, "mkdir '%s/cifar-100-binary' && : > '%s/train.bin'", folder, folder);
+    assert_int_equal(system(command), 0);
+    write_cifar100("cifar-100-binary/", GZIP);
+    assert_int_equal(dass_dataset_load(&c, &d), DASS_OK);
+    check_cifar100(&d->train, 0, 2);
     dass_dataset_free(d);
 }
 
-static void batches_hold_the_images_of_their_samples(void **state)
+static void cifar100_faults_name_file_and_byte(void **state)
 {
     (void)state;
-    dass_dataset *d = random_data(20, 7);
-    static const int32_t index[] = {3, 19, 0, 7, 11};
-    const dass_source_options opt = {.batch = 2, .seed = 5, .name = "train", .shuffle = true};
-    dass_source *s = NULL;
-    assert_int_equal(dass_source_make(d, &d->train, index, 5, &opt, &s), DASS_OK);
-    const size_t n = 4 * 4 * 3;
-    for (int i = 0; i < 7; ++i) { /* more than an epoch: new passes begin */
-        dass_batch b;
-        assert_int_equal(dass_source_next(s, &b), DASS_OK);
-        assert_int_equal(b.valid, 2);
-        for (int k = 0; k < 2; ++k) {
-            bool listed = false;
-            for (int j = 0; j < 5; ++j)
-                listed |= b.samples[k] == index[j];
-            assert_true(listed);
-            assert_memory_equal(b.images + (size_t)k * n, d->train.images + (size_t)b.samples[k] * n, n);
-            assert_int_equal(b.labels[k], d->train.labels[b.samples[k]]);
-        }
-    }
-    dass_source_free(s);
-    dass_dataset_free(d);
+    dass_config c = config("cifar100");
+    dass_dataset *d = NULL;
+    write_cifar100("", PLAIN);
+    bytes b = cifar100_file(0, 6);
+    b.data[3074 + 1] = 100;
+    write_bytes("train.bin", b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train.bin: byte 3075: label 100, cifar100 has classes 0 to 99");
+    b.data[3074] = 20;
+    write_bytes("train.bin", b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
+           "train.bin: byte 3074: coarse label 20, cifar100 has coarse classes 0 to 19");
+    b = cifar100_file(0, 6);
+    write_bytes("train.bin", b.data, b.n - 3073);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
+           "train.bin: ends at byte 15371, inside the record that begins at byte 15370");
+    b.data[b.n++] = 0;
+    write_bytes("train.bin", b.data, b.n);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
+           "train.bin: ends at byte 18445, inside the record that begins at byte 18444 (1 of 3074 bytes)");
+    write_bytes("train.bin", b.data, 0);
+    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train.bin: byte 0: the file is empty");
+    write_cifar100("", PLAIN);
+    assert_int_equal(remove(in_folder("test.bin")), 0);
+    expect(dass_dataset_load(&c, &d), DASS_IO, "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz");
+    expect(dass_dataset_load(&c, &d), DASS_IO, "test.bin (plain, .gz or .xz) does not exist");
+    assert_null(d);
+
+    dass_dataset k;
+    dass_part p = {.n = 0};
+    b = cifar100_file(0, 6);
+    assert_int_equal(dass_dataset_describe(&c, &k), DASS_OK);
+    assert_int_equal(dass_cifar_parse((dass_bytes){"bytes", b.data, b.n}, 5, &k, &p), DASS_OK);
+    check_cifar100(&p, 0, 5);
+    dass_mem_free(p.images);
+    dass_mem_free(p.labels);
+    p = (dass_part){.n = 0};
+    expect(dass_cifar_parse((dass_bytes){"bytes", b.data, b.n - 1}, 0, &k, &p), DASS_FORMAT,
+           "bytes: ends at byte 18443");
+    dass_mem_free(p.images);
+    dass_mem_free(p.labels);
 }
 
-static void evaluation_pads_and_says_what_counts(void **state)
-{
-    (void)state;
-    dass_dataset *d = random_data(20, 7);
-    const dass_source_options opt = {.batch = 3, .seed = 5, .name = "test", .pad_last = true};
-    dass_source *s = NULL;
-    assert_int_equal(dass_source_make(d, &d->test, NULL, 7, &opt, &s), DASS_OK);
-    assert_int_equal(dass_source_steps(s), 3);
-    dass_batch b = {0};
-    for (int i = 0; i < 3; ++i)
-        assert_int_equal(dass_source_next(s, &b), DASS_OK);
-    assert_int_equal(b.rows, 3);
-    assert_int_equal(b.valid, 1);
-    assert_int_equal(b.samples[0], 6);
-    assert_int_equal(b.samples[2], 6); /* a copy of the first row */
-    dass_source_free(s);
-
-    const dass_source_options full = {.batch = 8, .seed = 5, .name = "train"};
-    expect(dass_source_make(d, &d->test, NULL, 7, &full, &s), DASS_CONFIG, "do not fill one batch of 8");
-    assert_null(s);
-    dass_dataset_free(d);
-}
-
-static void nothing_is_allocated_after_make(void **state)
-{
-    (void)state;
-    dass_dataset *d = random_data(20, 7);
-    const dass_source_options opt = {.batch = 4, .seed = 5, .name = "train", .shuffle = true};
-    dass_source *s = NULL;
-    dass_batch b;
-    assert_int_equal(dass_source_make(d, &d->train, NULL, 20, &opt, &s), DASS_OK);
-    dass_mem_seal(true);
-    for (uint32_t e = 0; e < 3; ++e) {
-        dass_source_start(s, e);
-        for (int i = 0; i < 5; ++i)
-            assert_int_equal(dass_source_next(s, &b), DASS_OK);
-    }
-    dass_mem_seal(false);
-    dass_source_free(s);
-    dass_dataset_free(d);
-}
+/* ---- settings ------------------------------------------------------------------------------------------------- */
 
 static void settings_must_fit_the_data(void **state)
 {
@@ -515,23 +666,33 @@ static void settings_must_fit_the_data(void **state)
     assert_int_equal(dass_dataset_fit(&c), DASS_OK);
     assert_int_equal(dass_dataset_check(&d, &c), DASS_OK);
     assert_int_equal(c.net_in_channels, 1);
+    c = config("cifar100");
+    assert_int_equal(dass_dataset_fit(&c), DASS_OK);
+    assert_int_equal(c.net_classes, 100);
+    assert_int_equal(c.net_image, 32);
+    assert_int_equal(dass_dataset_describe(&c, &d), DASS_OK);
+    assert_int_equal(dass_dataset_check(&d, &c), DASS_OK);
 }
 
 int main(void)
 {
+    dass_log_set_level(DASS_LOG_ERROR); /* the files here are far smaller than the original ones */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(idx_reads_plain_gzip_and_xz, setup, teardown),
         cmocka_unit_test_setup_teardown(idx_limit_reads_the_first, setup, teardown),
         cmocka_unit_test_setup_teardown(idx_missing_says_how_to_get_it, setup, teardown),
         cmocka_unit_test_setup_teardown(idx_faults_name_file_and_byte, setup, teardown),
+        cmocka_unit_test_setup_teardown(idx_labels_must_belong_to_the_images, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_streams_are_errors, setup, teardown),
+        cmocka_unit_test_setup_teardown(joined_streams_are_one_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(idx_parses_bytes_in_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(cifar_reads_planes_as_nhwc, setup, teardown),
         cmocka_unit_test_setup_teardown(cifar_faults_name_file_and_byte, setup, teardown),
-        cmocka_unit_test(split_is_a_permutation),
-        cmocka_unit_test(order_is_a_function_of_seed_and_epoch),
-        cmocka_unit_test(batches_hold_the_images_of_their_samples),
-        cmocka_unit_test(evaluation_pads_and_says_what_counts),
-        cmocka_unit_test(nothing_is_allocated_after_make),
+        cmocka_unit_test_setup_teardown(cifar_damage_is_an_error, setup, teardown),
+        cmocka_unit_test_setup_teardown(cifar_files_have_ten_thousand_records, setup, teardown),
+        cmocka_unit_test_setup_teardown(cifar_subset_is_said_to_be_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(cifar100_reads_fine_labels, setup, teardown),
+        cmocka_unit_test_setup_teardown(cifar100_faults_name_file_and_byte, setup, teardown),
         cmocka_unit_test(settings_must_fit_the_data),
     };
     return cmocka_run_group_tests_name("data", tests, NULL, NULL);

@@ -48,11 +48,25 @@ dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out);
 
 /* ---- formats: each fills the parts of *d, whose other fields are set ------------------------------------------- */
 
+/* A file's content, or its compressed form (gzip, xz), that lies in memory. */
+typedef struct dass_bytes {
+    const char *name; /* begins messages, as a file's path would */
+    const void *data;
+    size_t n;
+} dass_bytes;
+
 /* IDX (LeCun): {train,t10k}-images-idx3-ubyte and -labels-idx1-ubyte, each plain, .gz or .xz, in folder `path`. */
 dass_status dass_idx_load(const char *path, int64_t limit, int64_t test_limit, dass_dataset *d);
-/* CIFAR-10 binary: data_batch_1 ... 5.bin and test_batch.bin, each plain, .gz or .xz, in `path` or in its folder
- * cifar-10-batches-bin. A record is one label byte, then c planes of h x w bytes. */
+/* One part of it. *p: all zero before; on error it may own blocks, which dass_mem_free takes. */
+dass_status dass_idx_parse(dass_bytes images, dass_bytes labels, int64_t limit, const dass_dataset *d, dass_part *p);
+/* CIFAR binary, each file plain, .gz or .xz. CIFAR-10: data_batch_1 ... 5.bin and test_batch.bin, in `path` or in its
+ * folder cifar-10-batches-bin; a record is one label byte, then c planes of h x w bytes. CIFAR-100 (d->name
+ * "cifar100"): train.bin and test.bin, in `path` or in its folder cifar-100-binary; a record has a coarse label byte
+ * before the (fine) label. Fewer images than the original has are read with a warning, more records in a file are an
+ * error. */
 dass_status dass_cifar_load(const char *path, int64_t limit, int64_t test_limit, dass_dataset *d);
+/* The records of one training file, at most `limit` (0 = all) of them; *p as above. */
+dass_status dass_cifar_parse(dass_bytes file, int64_t limit, const dass_dataset *d, dass_part *p);
 /* Images of class-dependent brightness patterns plus noise, so that something can be learnt from them. */
 dass_status dass_random_load(uint64_t seed, int64_t n, int64_t test_n, dass_dataset *d);
 
@@ -70,6 +84,7 @@ typedef struct dass_source_options {
     bool shuffle;     /* false: the order of `index` */
     bool pad_last;    /* true: the last batch is filled up with its own first row and `valid` says how many count;
                          false: only full batches, the remainder of the epoch is dropped */
+    bool prefetch;    /* a thread gathers up to two batches ahead of the caller; the batches are the same */
 } dass_source_options;
 
 typedef struct dass_batch {
@@ -81,18 +96,23 @@ typedef struct dass_batch {
     int32_t valid; /* rows that count, the first ones */
 } dass_batch;
 
-/* Batches of the samples index[0 .. n) (NULL: all n of the part). d, part and index are borrowed and must outlive the
- * source; its staging buffers are allocated here, none later. Errors: DASS_CONFIG when n gives no single batch. */
+/* Batches of the samples index[0 .. n) (NULL: all n of the part). d, part and index are borrowed, must outlive the
+ * source and not change; its staging buffers (three with prefetch, else one) and its thread are made here, none later.
+ * The thread blocks all signals. One caller's thread at a time. Errors: DASS_CONFIG when n gives no single batch;
+ * DASS_NOMEM, also when the system refuses a thread. */
 dass_status dass_source_make(const dass_dataset *d, const dass_part *part, const int32_t *index, int64_t n,
                              const dass_source_options *opt, dass_source **out);
-void dass_source_free(dass_source *s);           /* NULL is fine */
+void dass_source_free(dass_source *s);           /* NULL is fine; ends the thread */
 int64_t dass_source_steps(const dass_source *s); /* batches of an epoch */
 int64_t dass_source_samples(const dass_source *s);
 /* Go to the first batch of an epoch. */
 void dass_source_start(dass_source *s, uint32_t epoch);
+/* Go where start(epoch) and `batch` (>= 0) calls of next lead, computed: past the end of the epoch into its later
+ * passes. A batch already handed out stays valid. */
 void dass_source_seek(dass_source *s, uint32_t epoch, int64_t batch);
 /* The next batch, valid until the next call. Past the end of the epoch a new pass begins, with an order of its own: a
- * pure function of (seed, name, epoch, pass). */
+ * pure function of (seed, name, epoch, pass). After an error every call gives it again, until start or seek.
+ * Errors: DASS_ARG when an entry of index has left the part. */
 dass_status dass_source_next(dass_source *s, dass_batch *out);
 
 #endif

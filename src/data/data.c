@@ -21,6 +21,7 @@ static const struct {
 } known[] = {
     {"fashion_mnist", 28, 28, 1, 10, {0.2860}, {0.3530}},
     {"cifar10", 32, 32, 3, 10, {0.4914, 0.4822, 0.4465}, {0.2470, 0.2435, 0.2616}},
+    {"cifar100", 32, 32, 3, 100, {0.5071, 0.4865, 0.4409}, {0.2673, 0.2564, 0.2762}},
 };
 
 dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out)
@@ -36,7 +37,7 @@ dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out)
         return DASS_OK;
     }
     if (strcmp(c->data_name, "random") != 0)
-        return DASS_FAIL(DASS_CONFIG, "%s: data.name: '%s' is not fashion_mnist, cifar10 or random",
+        return DASS_FAIL(DASS_CONFIG, "%s: data.name: '%s' is not fashion_mnist, cifar10, cifar100 or random",
                          c->origin[DASS_KEY_data_name], c->data_name);
     if (c->net_in_channels < 1 || c->net_in_channels > DASS_MAX_IMAGE_CHANNELS)
         return DASS_FAIL(DASS_CONFIG, "%s: net.in_channels: %lld, random images have 1 to %d channels",
@@ -66,7 +67,7 @@ dass_status dass_dataset_load(const dass_config *c, dass_dataset **out)
     DASS_TRY_TO(dass_dataset_describe(c, d), st, fail);
     if (strcmp(d->name, "fashion_mnist") == 0)
         st = dass_idx_load(c->data_path, c->data_limit, c->data_test_limit, d);
-    else if (strcmp(d->name, "cifar10") == 0)
+    else if (strcmp(d->name, "cifar10") == 0 || strcmp(d->name, "cifar100") == 0)
         st = dass_cifar_load(c->data_path, c->data_limit, c->data_test_limit, d);
     else
         st = dass_random_load((uint64_t)c->run_seed, c->data_limit > 0 ? c->data_limit : RANDOM_TRAIN,

@@ -1,4 +1,5 @@
-/* IDX files (the MNIST family): a big-endian header, then bytes. Reads whole parts of a data set; writes nothing.
+/* IDX files (the MNIST family): a big-endian header, then bytes. Reads whole parts of a data set, from files or from
+ * memory; writes nothing.
  * Invariant: sizes from a header are checked against the file before anything of that size is allocated.
  *
  * Format: 4 bytes 0, 0, type (8 = u8), rank; then rank big-endian u32 sizes; then the elements. Described at
@@ -46,13 +47,15 @@ static dass_status read_header(dass__reader *r, int rank, uint32_t *size)
     return DASS_OK;
 }
 
-static dass_status read_images(dass__reader *r, int64_t limit, const dass_dataset *d, dass_part *p)
+/* *announced: how many images the file holds, of which p->n are read. */
+static dass_status read_images(dass__reader *r, int64_t limit, const dass_dataset *d, dass_part *p, uint32_t *announced)
 {
     uint32_t size[3] = {0};
     DASS_TRY(read_header(r, 3, size));
     if ((int32_t)size[1] != d->h || (int32_t)size[2] != d->w)
         return DASS_FAIL(DASS_FORMAT, "%s: byte 8: images of %ux%u, %s has %dx%d", dass__reader_path(r), size[1],
                          size[2], d->name, d->h, d->w);
+    *announced = size[0];
     p->n = limit > 0 && limit < size[0] ? limit : size[0];
     size_t bytes = 0;
     DASS_TRY(dass_mem_mul((size_t)d->h * (size_t)d->w, (size_t)p->n, "images", &bytes));
@@ -61,17 +64,16 @@ static dass_status read_images(dass__reader *r, int64_t limit, const dass_datase
     p->images = block;
     DASS_TRY(dass__reader_exact(r, p->images, bytes, "the images"));
     if (p->n == size[0])
-        DASS_TRY(dass__reader_end(r));
+        DASS_TRY(dass__reader_end(r, "the header announces less"));
     return DASS_OK;
 }
 
-static dass_status read_labels(dass__reader *r, const dass_dataset *d, dass_part *p)
+static dass_status read_labels(dass__reader *r, uint32_t n_images, const dass_dataset *d, dass_part *p)
 {
     uint32_t size[1] = {0};
     DASS_TRY(read_header(r, 1, size));
-    if (size[0] < p->n)
-        return DASS_FAIL(DASS_FORMAT, "%s: byte 4: %u labels for %lld images", dass__reader_path(r), size[0],
-                         (long long)p->n);
+    if (size[0] != n_images)
+        return DASS_FAIL(DASS_FORMAT, "%s: byte 4: %u labels for %u images", dass__reader_path(r), size[0], n_images);
     void *block = NULL;
     size_t bytes = 0;
     DASS_TRY(dass_mem_mul((size_t)p->n, sizeof(int32_t), "labels", &bytes));
@@ -90,25 +92,48 @@ static dass_status read_labels(dass__reader *r, const dass_dataset *d, dass_part
         }
     }
     if (p->n == size[0])
-        DASS_TRY(dass__reader_end(r));
+        DASS_TRY(dass__reader_end(r, "the header announces less"));
+    return DASS_OK;
+}
+
+static dass_status read_part(dass__reader *images, dass__reader *labels, int64_t limit, const dass_dataset *d,
+                             dass_part *p)
+{
+    uint32_t announced = 0;
+    DASS_TRY(read_images(images, limit, d, p, &announced));
+    DASS_TRY(read_labels(labels, announced, d, p));
     return DASS_OK;
 }
 
 static dass_status load_part(const char *path, const char *stem, int64_t limit, const dass_dataset *d, dass_part *p)
 {
-    char file[DASS__PATH_MAX];
-    dass__reader *r = NULL;
-    (void)snprintf(file, sizeof file, "%s/%s-images-idx3-ubyte", path, stem);
-    DASS_TRY(dass__reader_open(file, HINT, &r));
-    dass_status st = read_images(r, limit, d, p);
-    dass__reader_close(r);
-    DASS_TRY(st);
-    (void)snprintf(file, sizeof file, "%s/%s-labels-idx1-ubyte", path, stem);
-    DASS_TRY(dass__reader_open(file, HINT, &r));
-    st = read_labels(r, d, p);
-    dass__reader_close(r);
-    DASS_TRY(st);
-    return DASS_OK;
+    char name[64];
+    dass__reader *images = NULL;
+    dass__reader *labels = NULL;
+    dass_status st = DASS_OK;
+    (void)snprintf(name, sizeof name, "%s-images-idx3-ubyte", stem);
+    DASS_TRY_TO(dass__reader_open(path, name, HINT, &images), st, out);
+    (void)snprintf(name, sizeof name, "%s-labels-idx1-ubyte", stem);
+    DASS_TRY_TO(dass__reader_open(path, name, HINT, &labels), st, out);
+    DASS_TRY_TO(read_part(images, labels, limit, d, p), st, out);
+out:
+    dass__reader_close(images);
+    dass__reader_close(labels);
+    return st;
+}
+
+dass_status dass_idx_parse(dass_bytes images, dass_bytes labels, int64_t limit, const dass_dataset *d, dass_part *p)
+{
+    dass__reader *r_images = NULL;
+    dass__reader *r_labels = NULL;
+    dass_status st = DASS_OK;
+    DASS_TRY_TO(dass__reader_bytes(images, &r_images), st, out);
+    DASS_TRY_TO(dass__reader_bytes(labels, &r_labels), st, out);
+    DASS_TRY_TO(read_part(r_images, r_labels, limit, d, p), st, out);
+out:
+    dass__reader_close(r_images);
+    dass__reader_close(r_labels);
+    return st;
 }
 
 dass_status dass_idx_load(const char *path, int64_t limit, int64_t test_limit, dass_dataset *d)

@@ -15,7 +15,8 @@ dass_status dass__session_eval(dass__session *s, bool masked, double *loss, doub
     dass_steps steps;
     DASS_TRY(
         dass_steps_plan(s->store, &s->arch, &phase, 1, s->be, &(dass_exec_options){.guard = s->opt->guard}, &steps));
-    const dass_source_options opt = {.batch = phase.batch, .seed = s->block.seed, .name = "test", .pad_last = true};
+    const dass_source_options opt = {
+        .batch = phase.batch, .seed = s->block.seed, .name = "test", .pad_last = true, .prefetch = true};
     dass_source *src = NULL;
     dass_status st = DASS_OK;
     double loss_sum = 0.0;

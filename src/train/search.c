@@ -31,7 +31,8 @@ static dass_status open_halves(const dass__session *s, halves *h)
     dass_source_options opt = {.batch = (int32_t)c->train_batch,
                                .seed = s->block.seed,
                                .name = "train",
-                               .shuffle = true};
+                               .shuffle = true,
+                               .prefetch = true};
     DASS_TRY_TO(dass_source_make(s->data, part, h->index, n_train, &opt, &h->train), st, fail);
     opt.name = "validation";
     DASS_TRY_TO(dass_source_make(s->data, part, h->index + n_train, part->n - n_train, &opt, &h->validation), st, fail);

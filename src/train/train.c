@@ -11,7 +11,8 @@ static dass_status open_source(const dass__session *s, dass_source **out)
     const dass_source_options opt = {.batch = (int32_t)s->cfg->train_batch,
                                      .seed = s->block.seed,
                                      .name = "train",
-                                     .shuffle = true};
+                                     .shuffle = true,
+                                     .prefetch = true};
     DASS_TRY(dass_source_make(s->data, &s->data->train, NULL, s->data->train.n, &opt, out));
     return DASS_OK;
 }
