@@ -4,7 +4,7 @@
 #ifndef DASS_BENCH_H
 #define DASS_BENCH_H
 
-#include "dass/config.h"
+#include "dass/net.h"
 
 /* Ceilings of the machine, all threads, the best of several short runs. */
 typedef struct dass_peak {
@@ -46,5 +46,17 @@ typedef struct dass_bench_step {
 } dass_bench_step;
 /* stage: "dense", "score", "finetune". The step of a supernet is alpha's then the weights'. */
 dass_status dass_bench_step_run(const dass_config *c, const char *stage, bool ops, dass_bench_step *out);
+
+/* Time from image bytes to class scores of the dense network, batch images at a time, each answer timed by itself.
+ * Values of the weights are random: they change no dense time. */
+typedef struct dass_bench_latency {
+    int32_t batch;
+    int n_warm, n_repeats;
+    double median_ms, p10_ms, p90_ms, p99_ms;
+    int64_t macs_per_image;
+    double gflops; /* two operations per multiply-accumulate, at the median */
+} dass_bench_latency;
+/* arch: discrete or of the zoo. Errors: DASS_ARG for a supernet, DASS_NUMERIC, those of the backend. */
+dass_status dass_bench_latency_run(const dass_config *c, const dass_arch *arch, int32_t batch, dass_bench_latency *out);
 
 #endif

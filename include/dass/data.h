@@ -28,7 +28,8 @@ typedef struct dass_dataset {
     const char *name;
     int32_t h, w, c, classes;
     dass_part train, test;
-    double mean[DASS_MAX_IMAGE_CHANNELS]; /* per channel, of values in [0, 1] over the training images */
+    double mean[DASS_MAX_IMAGE_CHANNELS]; /* per channel, of values in [0, 1] over the training images; 0 and 1 when
+                                             data.normalize is off */
     double std[DASS_MAX_IMAGE_CHANNELS];
 } dass_dataset;
 

@@ -432,6 +432,7 @@ static const range ranges[DASS_N_KEYS] = {
     [DASS_KEY_run_threads] = {CLOSED, 0, 4096},
     [DASS_KEY_run_seed] = {CLOSED, 0, 0x1p63},
     [DASS_KEY_run_eval_batch] = {CLOSED, 1, 65536},
+    [DASS_KEY_bench_batch] = {CLOSED, 1, 65536},
     [DASS_KEY_run_checkpoint_minutes] = {OPEN_LOW, 0, 1e6},
     [DASS_KEY_run_keep] = {CLOSED, 1, 1e6},
 };

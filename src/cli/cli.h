@@ -51,6 +51,9 @@ void dass__opts_box(const dass__opts *o, const dass_config *c, const char *const
 void dass__help(const dass__command *commands, const dass__command *one);
 void dass__help_config(void);
 
+/* Settings of a run: its own resolved ones under those of the command line, and the network of its parameters. */
+dass_status dass__run_config(const dass__opts *o, const char *from, dass_config *c);
+
 /* Version, build id and mode, in one line. */
 const char *dass__build_text(void);
 

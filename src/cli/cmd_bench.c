@@ -1,10 +1,11 @@
-/* `dass bench step`: the measurements of src/bench as text or JSON. */
+/* `dass bench`: the measurements of src/bench as text or JSON. */
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cli.h"
 #include "dass/bench.h"
+#include "dass/run.h"
 
 static double percent(double part, double whole)
 {
@@ -101,20 +102,86 @@ static dass_status print_json(const dass_bench_step *b)
     return bad ? DASS_FAIL(DASS_IO, "bench: cannot write the JSON object to stdout") : DASS_OK;
 }
 
-dass_status dass__cmd_bench(dass__opts *o)
+/* ---- latency --------------------------------------------------------------------------------------------------- */
+
+static dass_status print_latency(const dass__opts *o, const char *name, const dass_bench_latency *l)
 {
-    static dass_config c; /* large */
-    static dass_bench_step b;
-    static const char *const kinds[] = {"step"};
-    if (strcmp(o->words[0], kinds[0]) != 0) {
-        const char *near = dass_nearest(o->words[0], kinds, 1);
-        return DASS_FAIL(DASS_ARG, "bench: no measurement '%s'%s", o->words[0],
-                         near != NULL ? " (did you mean 'step'?)" : "; there is: step");
+    if (!o->json) {
+        (void)printf("%-24s %6d %10.3f %10.3f %10.3f %10.3f %10.1f %8.1f\n", name, l->batch, l->median_ms, l->p10_ms,
+                     l->p90_ms, l->p99_ms, (double)l->macs_per_image * 1e-6, l->gflops);
+        (void)fflush(stdout);
+        return DASS_OK;
     }
-    DASS_TRY(dass__opts_config(o, NULL, &c));
-    DASS_TRY(dass_bench_step_run(&c, o->stage != NULL ? o->stage : "dense", o->ops, &b));
+    json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", name, "execution",
+                             "dense", "batch", l->batch, "warm_up", l->n_warm, "repeats", l->n_repeats, "median_ms",
+                             l->median_ms, "p10_ms", l->p10_ms, "p90_ms", l->p90_ms, "p99_ms", l->p99_ms, "macs",
+                             (json_int_t)l->macs_per_image, "gflops", l->gflops);
+    const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) != 0;
+    json_decref(root);
+    (void)printf("\n");
+    return bad ? DASS_FAIL(DASS_IO, "bench: cannot write the JSON object to stdout") : DASS_OK;
+}
+
+static dass_status latency_of(dass__opts *o, const char *run, dass_config *c)
+{
+    dass_arch arch;
+    dass_bench_latency l;
+    if (run == NULL) {
+        DASS_TRY(dass__opts_config(o, NULL, c));
+        DASS_TRY(dass_arch_from_config(c, &arch));
+    } else {
+        dass_params params;
+        DASS_TRY(dass__run_config(o, run, c));
+        DASS_TRY(dass_params_open(run, &params));
+        arch = params.info.arch;
+        dass_params_close(&params);
+    }
+    DASS_TRY(dass_config_check(c));
+    DASS_TRY(dass_bench_latency_run(c, &arch, (int32_t)c->bench_batch, &l));
+    const char *name = run != NULL ? run : c->net_name[0] != '\0' ? c->net_name : c->net_genotype;
+    return print_latency(o, name, &l);
+}
+
+static dass_status bench_latency(dass__opts *o, dass_config *c)
+{
+    if (!o->json)
+        (void)printf("%-24s %6s %10s %10s %10s %10s %10s %8s\n", "dense execution", "batch", "median ms", "p10", "p90",
+                     "p99", "M MACs", "GFLOP/s");
+    if (o->n_words == 1)
+        return latency_of(o, NULL, c);
+    for (int i = 1; i < o->n_words; ++i)
+        DASS_TRY(latency_of(o, o->words[i], c));
+    return DASS_OK;
+}
+
+/* ---- the command ----------------------------------------------------------------------------------------------- */
+
+static dass_status bench_step(dass__opts *o, dass_config *c)
+{
+    static dass_bench_step b; /* large */
+    if (o->n_words > 1)
+        return DASS_FAIL(DASS_ARG,
+                         "bench step: '%s' is one argument too many; the network comes from --genotype, --net or "
+                         "net.*",
+                         o->words[1]);
+    DASS_TRY(dass__opts_config(o, NULL, c));
+    DASS_TRY(dass_bench_step_run(c, o->stage != NULL ? o->stage : "dense", o->ops, &b));
     if (o->json)
         return print_json(&b);
     print_text(&b);
     return DASS_OK;
+}
+
+dass_status dass__cmd_bench(dass__opts *o)
+{
+    static dass_config c; /* large */
+    static const char *const kinds[] = {"step", "latency"};
+    if (strcmp(o->words[0], "step") == 0)
+        return bench_step(o, &c);
+    if (strcmp(o->words[0], "latency") == 0)
+        return bench_latency(o, &c);
+    const char *near = dass_nearest(o->words[0], kinds, sizeof kinds / sizeof *kinds);
+    if (near != NULL)
+        return DASS_FAIL(DASS_ARG, "bench: no measurement '%s' (did you mean '%s'?)", o->words[0], near);
+    return DASS_FAIL(DASS_ARG, "bench: no measurement '%s'; there are: step, latency", o->words[0]);
 }

@@ -101,8 +101,7 @@ dass_status dass__cmd_train(dass__opts *o)
     return DASS_OK;
 }
 
-/* Settings of a run: its own resolved ones under those of the command line, and the network of its parameters. */
-static dass_status run_config(const dass__opts *o, const char *from, dass_config *c)
+dass_status dass__run_config(const dass__opts *o, const char *from, dass_config *c)
 {
     char path[4096];
     struct stat sb;
@@ -126,7 +125,7 @@ out:
 dass_status dass__cmd_prune(dass__opts *o)
 {
     static dass_config c;
-    DASS_TRY(run_config(o, o->words[0], &c));
+    DASS_TRY(dass__run_config(o, o->words[0], &c));
     dass__opts_box(o, &c, prune_keys);
     begin_run(o);
     const dass_run_options run = run_options(o, &c);
@@ -157,7 +156,7 @@ dass_status dass__cmd_eval(dass__opts *o)
                      "accuracy", "sparse MACs");
     for (int i = 0; i < o->n_words; ++i) {
         dass_eval e;
-        DASS_TRY(run_config(o, o->words[i], &c));
+        DASS_TRY(dass__run_config(o, o->words[i], &c));
         const dass_run_options run = run_options(o, &c);
         DASS_TRY(dass_run_eval(&run, o->words[i], &e));
         if (o->json) {

@@ -24,7 +24,7 @@ static const struct {
     {"cifar100", 32, 32, 3, 100, {0.5071, 0.4865, 0.4409}, {0.2673, 0.2564, 0.2762}},
 };
 
-dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out)
+static dass_status describe(const dass_config *c, dass_dataset *out)
 {
     memset(out, 0, sizeof *out);
     for (size_t i = 0; i < sizeof known / sizeof *known; ++i) {
@@ -53,6 +53,16 @@ dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out)
     for (int i = 0; i < DASS_MAX_IMAGE_CHANNELS; ++i) {
         out->mean[i] = 0.5;
         out->std[i] = 0.29;
+    }
+    return DASS_OK;
+}
+
+dass_status dass_dataset_describe(const dass_config *c, dass_dataset *out)
+{
+    DASS_TRY(describe(c, out));
+    for (int i = 0; !c->data_normalize && i < DASS_MAX_IMAGE_CHANNELS; ++i) {
+        out->mean[i] = 0.0;
+        out->std[i] = 1.0;
     }
     return DASS_OK;
 }
