@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "dass/rng.h"
+
 /* ---- convolution -------------------------------------------------------------------- */
 
 #define CONV_ARGS "n ic h w oc kh kw s p d g bias"
@@ -208,6 +210,8 @@ static void build_relu_bwd(case_graph *cg, const int32_t *a)
 static const int32_t pool_args[][CASE_MAX_ARGS] = {
     {2, 3, 7, 5, 3, 1, 1, 0},  {1, 5, 8, 9, 3, 2, 1, 1}, {1, 16, 6, 6, 2, 2, 0, 0}, {2, 20, 5, 5, 5, 1, 2, 1},
     {1, 36, 4, 7, 3, 2, 0, 1}, {3, 8, 5, 5, 5, 3, 0, 0}, {1, 8, 3, 3, 2, 1, 1, 1},  {1, 16, 1, 1, 3, 1, 1, 0},
+    /* auxiliary heads; the last leaves rows and columns that no window holds */
+    {2, 20, 8, 8, 5, 3, 0, 1}, {2, 5, 7, 7, 5, 2, 0, 0}, {1, 36, 10, 9, 5, 3, 0, 0},
 };
 
 static dass_pool_attr pool_attr_of(const int32_t *a)
@@ -340,6 +344,20 @@ static void build_augment(case_graph *cg, const int32_t *a)
     case_out(cg, "y", dass_augment(cg->g, images, samples, case_step(cg), mean, std, a[4], a[5], a[6]));
 }
 
+/* p in thousandths; samples: they are drawn below it, so that some come twice. */
+#define DROP_PATH_ARGS "n c h w p samples"
+static const int32_t drop_path_args[][CASE_MAX_ARGS] = {{9, 3, 3, 5, 300, 4},   {8, 16, 4, 4, 500, 1000000},
+                                                        {5, 20, 1, 1, 200, 99}, {4, 36, 5, 3, 0, 99},
+                                                        {3, 5, 2, 2, 1000, 99}, {33, 1, 1, 3, 900, 1000000}};
+
+static void build_drop_path(case_graph *cg, const int32_t *a)
+{
+    cg->step.drop_path = a[4] / 1000.0;
+    const dass_val x = case_image(cg, "x", a[0], a[1], a[2], a[3], FILL_UNIFORM);
+    const dass_val samples = case_ints(cg, "samples", a[0], a[5]);
+    case_out(cg, "y", dass_drop_path(cg->g, x, samples, case_step(cg), dass_name_hash("cells.0.n2.e1")));
+}
+
 /* ---- sums --------------------------------------------------------------------------- */
 
 /* bn: bit k of a mask = term k is normalised; affine likewise; index: 0 = all -1, 1 = term k takes
@@ -462,5 +480,6 @@ const case_family cases_plain[] = {
     {DASS_OP_WSUM_BWD, WSUM_ARGS, build_wsum_bwd, wsum_args + 1, sizeof(wsum_args) / sizeof(*wsum_args) - 1},
     FAMILY(GSUM, gsum, GSUM_ARGS, gsum_args),
     FAMILY(BN_RUNNING, bn_running, BN_RUNNING_ARGS, bn_running_args),
+    FAMILY(DROP_PATH, drop_path, DROP_PATH_ARGS, drop_path_args),
     {0},
 };

@@ -116,6 +116,18 @@ static void build_adam(case_graph *cg, const int32_t *a)
     case_out_state(cg, "v", v);
 }
 
+/* decay in thousandths. */
+#define EMA_ARGS "n decay"
+static const int32_t ema_args[][CASE_MAX_ARGS] = {{1, 900}, {65, 999}, {1000, 0}, {333, 1000}, {40000, 990}};
+
+static void build_ema(case_graph *cg, const int32_t *a)
+{
+    cg->step.ema = a[1] / 1000.0;
+    const dass_val avg = case_state(cg, "avg", a[0], FILL_UNIFORM);
+    dass_ema(cg->g, avg, case_vector(cg, "x", a[0], FILL_UNIFORM), case_step(cg));
+    case_out_state(cg, "avg", avg);
+}
+
 const case_family cases_state[] = {
     FAMILY(FILL, fill, FLAT_ARGS, flat_args),
     FAMILY(COPY, copy, FLAT_ARGS, flat_args),
@@ -127,5 +139,6 @@ const case_family cases_state[] = {
     FAMILY(NORM2, norm2, NORM2_ARGS, norm2_args),
     FAMILY(SGD, sgd, SGD_ARGS, sgd_args),
     FAMILY(ADAM, adam, ADAM_ARGS, adam_args),
+    FAMILY(EMA, ema, EMA_ARGS, ema_args),
     {0},
 };

@@ -318,7 +318,7 @@ static void build(const dass_arch *a, dass_store *s, dass_weights weights, dass_
     dass_val logits = 0;
     assert_int_equal(dass_graph_make(DASS_F32, g), DASS_OK);
     const dass_val x = dass_ref(*g, "x", DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, dim);
-    if (dass_net_build(*g, s, a, weights, norm, x, &logits) != DASS_OK)
+    if (dass_net_build(*g, s, a, weights, norm, x, NULL, &logits, NULL) != DASS_OK)
         fail_msg("%s", dass_error_text());
     assert_int_equal((*g)->vals[logits].dim[0], 2);
     assert_int_equal((*g)->vals[logits].dim[1], a->classes);

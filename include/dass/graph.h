@@ -99,7 +99,7 @@ typedef struct dass_augment_attr {
 typedef struct dass_scalar_attr {
     double value; /* fill: the value; xent: label smoothing */
     int32_t i, j; /* slice: first channel, number of channels; subsample: stride, offset; sgd: see there */
-    int64_t n;
+    int64_t n;    /* drop_path: the key's bits */
 } dass_scalar_attr;
 
 typedef union dass_attr { /* zero-filled before use, so that equal attributes are equal bytes */
@@ -202,6 +202,14 @@ void dass_graph_scope(dass_graph *g, const char *prefix);
  *               rows and columns [c - cutout/2, c - cutout/2 + cutout) clipped */
 dass_val dass_augment(dass_graph *g, dass_val images, dass_val samples, dass_val step, const double *mean,
                       const double *std, int32_t pad, bool flip, int32_t cutout);
+
+/* Drop-path (Larsson et al. 2017): the whole row of a sample is 0 with probability p = step.drop_path, in [0, 1], and
+ * scaled by 1/(1-p) otherwise, so that the mean stays. x (N,C,H,W), samples i32 (N): global sample numbers. Row n:
+ *     r = Philox counter (samples[n], epoch, step, key lo ^ key hi), key (seed lo ^ DASS_RNG_DROP_PATH, seed hi)
+ *     dst = 0 when r[0] / 2^32 < p (computed in double), else x / (1-p)
+ * key: dass_name_hash of the path's name. A draw depends on neither row, rank nor the rest of the batch; p = 0 copies x
+ * bit for bit. Linear: its gradient is the same op on d_y. Node inputs: x, samples, step. */
+dass_val dass_drop_path(dass_graph *g, dass_val x, dass_val samples, dass_val step, uint64_t key);
 
 /* Convolution, NHWC by OIHW. x (N,IC,H,W), w (OC,IC/groups,KH,KW), bias (OC) or 0 -> (N,OC,OH,OW). A linear layer is
  * a 1x1 convolution on (N,C,1,1). */
@@ -388,6 +396,9 @@ void dass_sgd(dass_graph *g, dass_val theta_ref, dass_val m_ref, dass_val grad, 
  * Inputs: theta, m, v, grad, step. Outputs: theta', m', v'. attr.scalar.i = group */
 void dass_adam(dass_graph *g, dass_val theta_ref, dass_val m_ref, dass_val v_ref, dass_val grad, dass_val step,
                int32_t group);
+/* Exponential moving average of a flat value, in place: avg += (1 - step.ema) (x - avg). The caller gives avg its first
+ * value. avg, x (n). Inputs: avg, x, step. Output: avg' (same storage). */
+void dass_ema(dass_graph *g, dass_val avg_ref, dass_val x, dass_val step);
 
 /* ---- graph -> graph ------------------------------------------------------------------------------------------ */
 
@@ -398,6 +409,9 @@ typedef struct dass_wrt {
     dass_buf buf, grad_buf;
 } dass_wrt;
 dass_status dass_graph_grad(dass_graph *g, dass_val loss, const dass_wrt *wrt, uint32_t n_wrt);
+/* The same of a weighted sum of cross-entropies: weight[i] (1) is that of loss[i]; 0 stands for a weight of 1. */
+dass_status dass_graph_grad_losses(dass_graph *g, const dass_val *loss, const dass_val *weight, uint32_t n,
+                                   const dass_wrt *wrt, uint32_t n_wrt);
 /* The same from given output gradients: d_y[i] (shape of y[i], any value of the graph) is dL/dy[i]. */
 dass_status dass_graph_grad_seeded(dass_graph *g, const dass_val *y, const dass_val *d_y, uint32_t n,
                                    const dass_wrt *wrt, uint32_t n_wrt);

@@ -29,15 +29,25 @@ typedef enum dass_weights { DASS_WEIGHTS_DENSE, DASS_WEIGHTS_MASKED } dass_weigh
 /* Which batch statistics. */
 typedef enum dass_norm { DASS_NORM_BATCH, DASS_NORM_BATCH_TRACK, DASS_NORM_RUNNING } dass_norm;
 
+/* What a derived cell network has in training only. */
+typedef struct dass_net_extras {
+    dass_val samples, step; /* drop_path: sample numbers i32 (N) and the step block, else 0 */
+    bool drop_path;         /* on every edge but identities; a key is the edge's name: "cells.3.n4.e1" */
+    bool auxiliary;         /* a second classifier on cell 2 layers/3: "auxiliary.conv1", ".bn1", ".conv2",
+                             * ".bn2", ".classifier"; its parameters are flagged auxiliary and come last */
+} dass_net_extras;
+
 /* Build the network: x (N,C,H,W) -> logits (N,classes,1,1). Parameters are found or added in forward order by name.
  * SUPERNET  stem conv 3x3 to 3C with affine batch norm, `layers` cells, reductions at layers/3 and 2 layers/3
  *           (C doubles), non-affine batch norms, each mixed op softmaxed from ALPHA (normal rows first, then reduce),
  *           global pool, linear
  * CELLS     affine batch norms, no batch norm after pools; stems by form. Source: DARTS (Liu et al. 2019)
  * Weights' names: "stem.conv", "cells.3.pre0.conv", "cells.3.n4.e1.sep_conv_3x3.dw1" / ".pw1" / ".dw2" / ".pw2",
- * "classifier.weight". */
+ * "classifier.weight".
+ * extras: NULL for none. *aux_logits (N,classes,1,1): of the auxiliary head, 0 without one; may be NULL.
+ * Errors: DASS_CONFIG for extras of a network other than CELLS, and for an image that the head does not fit. */
 dass_status dass_net_build(dass_graph *g, dass_store *s, const dass_arch *arch, dass_weights weights, dass_norm norm,
-                           dass_val x, dass_val *logits);
+                           dass_val x, const dass_net_extras *extras, dass_val *logits, dass_val *aux_logits);
 
 /* ---- the graphs of the phases (phase.c) ------------------------------------------------------------------------ */
 
@@ -60,6 +70,11 @@ typedef struct dass_phase {
     const double *mean, *std;     /* in_channels each */
     const dass_segment *segments; /* SCORE stage: the table of kept counts */
     int64_t n_segments;
+    /* of task WEIGHTS; the others leave them away */
+    bool drop_path;   /* derived cell networks: dass_net_extras */
+    double auxiliary; /* weight of the auxiliary head's loss; 0 = no head */
+    bool ema;         /* averages of what the step changed: dass_ema into W_EMA (not in the score stage), AF_EMA,
+                       * STAT_EMA, whose first values are the caller's */
 } dass_phase;
 
 /* Forward graph of a phase, lowered for `be` (be NULL: everything can), gradient taken, optimiser nodes appended,
@@ -73,7 +88,9 @@ typedef struct dass_phase {
  *   ALPHA    the same heads, gradient of ALPHA only, Adam
  *   EVAL     loss and correct only
  *
- * Loss and correct land in buffers LOSS and CORRECT. Inputs: IMAGES, LABELS, SAMPLES, STEP. */
+ * Loss and correct, those of the main classifier, land in buffers LOSS and CORRECT. Inputs: IMAGES, LABELS, SAMPLES,
+ * STEP. Graphs that mask refer to the whole of group W, so a phase with an auxiliary head is built first, or the head's
+ * parameters are in the store before. Where the store has a head that the phase does not train, its gradient is 0. */
 dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_phase *phase, dass_dtype real,
                              dass_backend *be, dass_graph **out);
 

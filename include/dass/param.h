@@ -5,7 +5,7 @@
  * checkpoints and all-reduces are single passes over flat memory.
  *
  *     W    | stem.conv | cell0.pre0 | cell0.e0.sep3.dw1 | ...        weights: everything that a mask may prune
- *     W_GRAD, W_MOM, SCORE, SCORE_GRAD, SCORE_MOM, MASKED, BITS      the same offsets
+ *     W_GRAD, W_MOM, SCORE, SCORE_GRAD, SCORE_MOM, MASKED, BITS, W_EMA      the same offsets
  *     AF   | stem.gamma | stem.beta | ... | classifier.bias          never pruned
  */
 #ifndef DASS_PARAM_H
@@ -40,6 +40,7 @@
     X(LOSS, REAL, 1)           \
     X(CORRECT, REAL, 1)        \
     X(NORM2, REAL, 1)          \
+    X(AUX_WEIGHT, REAL, 1)     \
     X(IMAGES, U8, 0)           \
     X(LABELS, I32, 0)          \
     X(SAMPLES, I32, 0)

@@ -282,6 +282,14 @@ static void dwpw_rule(sweep *s, const node_view *v)
         push_plain(s, in.x, r.d_x);
 }
 
+/* Linear, with the draws of the forward pass: the same op on d_y. */
+static void drop_path_rule(sweep *s, const node_view *v)
+{
+    uint64_t key;
+    memcpy(&key, &v->r.attr.scalar.n, sizeof key);
+    push_plain(s, v->in[0], dass_drop_path(s->g, take(s, v->out[0]), v->in[1], v->in[2], key));
+}
+
 static void apply_rule(sweep *s, const node_view *v)
 {
     dass_graph *g = s->g;
@@ -312,6 +320,9 @@ static void apply_rule(sweep *s, const node_view *v)
         break;
     case DASS_OP_DWPW:
         dwpw_rule(s, v);
+        break;
+    case DASS_OP_DROP_PATH:
+        drop_path_rule(s, v);
         break;
     case DASS_OP_BN_STATS:
         break; /* see the head of the file */
@@ -389,7 +400,26 @@ static void deliver(sweep *s)
     }
 }
 
-static dass_status run_sweep(dass_graph *g, const dass_val *y, const dass_val *d_y, uint32_t n, dass_val loss,
+/* v is the loss of a cross-entropy. */
+static bool is_loss(const dass_graph *g, dass_val v)
+{
+    const dass_node def = g->vals[v].def;
+    return v != 0 && def != 0 && g->nodes[def].op == DASS_OP_XENT && dass_node_out(g, def)[0] == v;
+}
+
+/* Start at a loss, times weight (1), or 1 when that is 0. */
+static void push_loss(sweep *s, dass_val loss, dass_val weight)
+{
+    dass_graph *g = s->g;
+    const dass_node xent = g->vals[loss].def;
+    const dass_val logits = dass_node_in(g, xent)[0];
+    const dass_val labels = dass_node_in(g, xent)[1];
+    const dass_val step = dass_node_in(g, xent)[2];
+    const dass_val d = dass_xent_bwd(g, dass_node_out(g, xent)[2], labels, step, g->nodes[xent].attr.scalar.value);
+    push(s, logits, (contribution){.d = d, .p = weight, .index = weight ? 0 : -1});
+}
+
+static dass_status run_sweep(dass_graph *g, const dass_val *y, const dass_val *d_y, uint32_t n, bool losses,
                              const dass_wrt *wrt, uint32_t n_wrt)
 {
     sweep s = {.g = g, .wrt = wrt, .n_wrt = n_wrt, .n_vals = g->n_vals, .n_nodes = g->n_nodes, .cap_pool = 1024};
@@ -403,16 +433,12 @@ static dass_status run_sweep(dass_graph *g, const dass_val *y, const dass_val *d
     s.pool = p;
     mark_need(&s);
     dass_graph_scope(g, "grad");
-    if (loss) {
-        const dass_node xent = g->vals[loss].def;
-        const dass_val logits = dass_node_in(g, xent)[0];
-        const dass_val labels = dass_node_in(g, xent)[1];
-        const dass_val step = dass_node_in(g, xent)[2];
-        push_plain(&s, logits,
-                   dass_xent_bwd(g, dass_node_out(g, xent)[2], labels, step, g->nodes[xent].attr.scalar.value));
+    for (uint32_t i = 0; i < n; i++) {
+        if (losses)
+            push_loss(&s, y[i], d_y[i]);
+        else
+            push_plain(&s, y[i], d_y[i]);
     }
-    for (uint32_t i = 0; i < n; i++)
-        push_plain(&s, y[i], d_y[i]);
     sweep_back(&s);
     deliver(&s);
     dass_graph_scope(g, NULL);
@@ -426,12 +452,23 @@ out:
 
 dass_status dass_graph_grad(dass_graph *g, dass_val loss, const dass_wrt *wrt, uint32_t n_wrt)
 {
+    return dass_graph_grad_losses(g, &loss, &(dass_val){0}, 1, wrt, n_wrt);
+}
+
+dass_status dass_graph_grad_losses(dass_graph *g, const dass_val *loss, const dass_val *weight, uint32_t n,
+                                   const dass_wrt *wrt, uint32_t n_wrt)
+{
     if (g->status != DASS_OK)
         return g->status;
-    const dass_node def = g->vals[loss].def;
-    if (loss == 0 || def == 0 || g->nodes[def].op != DASS_OP_XENT || dass_node_out(g, def)[0] != loss)
-        return g->status = DASS_FAIL(DASS_ARG, "gradient: %s is not the loss of a cross-entropy", dass__show(g, loss));
-    return run_sweep(g, NULL, NULL, 0, loss, wrt, n_wrt);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!is_loss(g, loss[i]))
+            return g->status =
+                       DASS_FAIL(DASS_ARG, "gradient: %s is not the loss of a cross-entropy", dass__show(g, loss[i]));
+        if (weight[i] && !dass__same_shape(g, loss[i], weight[i]))
+            return g->status = DASS_FAIL(DASS_ARG, "gradient: weight %s does not fit loss %s", dass__show(g, weight[i]),
+                                         dass__show(g, loss[i]));
+    }
+    return run_sweep(g, loss, weight, n, true, wrt, n_wrt);
 }
 
 dass_status dass_graph_grad_seeded(dass_graph *g, const dass_val *y, const dass_val *d_y, uint32_t n,
@@ -443,5 +480,5 @@ dass_status dass_graph_grad_seeded(dass_graph *g, const dass_val *y, const dass_
         if (!y[i] || !d_y[i] || !dass__same_shape(g, y[i], d_y[i]))
             return g->status = DASS_FAIL(DASS_ARG, "gradient: seed %s does not fit %s", dass__show(g, d_y[i]),
                                          dass__show(g, y[i]));
-    return run_sweep(g, y, d_y, n, 0, wrt, n_wrt);
+    return run_sweep(g, y, d_y, n, false, wrt, n_wrt);
 }

@@ -107,6 +107,8 @@ static double per_element(dass_op op, uint32_t n_in)
         return 6;
     case DASS_OP_ADAM:
         return 14;
+    case DASS_OP_EMA:
+        return 3;
     default:
         return 1;
     }
@@ -168,6 +170,8 @@ static int print_attr(const dass_node_rec *r, char *buf, size_t n)
     case DASS_OP_WSUM_BWD:
     case DASS_OP_GSUM:
         return snprintf(buf, n, " %d terms", r->attr.sum.n_terms);
+    case DASS_OP_DROP_PATH:
+        return snprintf(buf, n, " key %016llx", (unsigned long long)r->attr.scalar.n);
     default:
         return 0;
     }

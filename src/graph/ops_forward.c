@@ -91,6 +91,21 @@ dass_val dass_augment(dass_graph *g, dass_val images, dass_val samples, dass_val
     return dass__node1(g, DASS_OP_AUGMENT, in, 3, &a, dass__shape_nhwc(g, x->dim[0], x->dim[1], x->dim[2], x->dim[3]));
 }
 
+dass_val dass_drop_path(dass_graph *g, dass_val x, dass_val samples, dass_val step, uint64_t key)
+{
+    if (!is_image(g, "drop_path", x))
+        return 0;
+    if (samples == 0 || g->vals[samples].dtype != DASS_I32 || dass_value_count(&g->vals[samples]) != g->vals[x].dim[0])
+        return dass__graph_fail(g, DASS_ARG, "drop_path: samples %s do not number the rows of x %s",
+                                dass__show(g, samples), dass__show(g, x));
+    if (step == 0 || dass_value_bytes(&g->vals[step]) != sizeof(dass_step_block))
+        return dass__graph_fail(g, DASS_ARG, "drop_path: step %s is not the 256-byte step block", dass__show(g, step));
+    dass_attr a = {.scalar = {.n = 0}};
+    memcpy(&a.scalar.n, &key, sizeof key);
+    const dass_val in[] = {x, samples, step};
+    return dass__node1(g, DASS_OP_DROP_PATH, in, 3, &a, dass__shape_of(g, x));
+}
+
 static bool conv_attr_ok(dass_graph *g, const char *op, dass_conv_attr a)
 {
     if (a.kh >= 1 && a.kw >= 1 && a.stride >= 1 && a.pad >= 0 && a.dil >= 1 && a.groups >= 1)

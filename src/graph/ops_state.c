@@ -152,3 +152,13 @@ void dass_adam(dass_graph *g, dass_val theta_ref, dass_val m_ref, dass_val v_ref
     dass_val out[3];
     dass__node_add(g, DASS_OP_ADAM, in, 5, &a, s, 3, dst, out);
 }
+
+void dass_ema(dass_graph *g, dass_val avg_ref, dass_val x, dass_val step)
+{
+    const int64_t n = avg_ref ? count_of(g, avg_ref) : 1;
+    if (!flat_ok(g, "ema", "average", avg_ref, n, true) || !flat_ok(g, "ema", "x", x, n, false) ||
+        !step_ok(g, "ema", step, 0))
+        return;
+    const dass_val in[] = {avg_ref, x, step};
+    effect1(g, DASS_OP_EMA, in, 3, NULL, avg_ref);
+}

@@ -300,6 +300,26 @@ static dass_status run_adam(dass_backend *be, void *impl)
     return DASS_OK;
 }
 
+/* Bound by memory, as fill and copy below: the compiler's vectors are enough. */
+static dass_status run_ema(dass_backend *be, void *impl)
+{
+    const dass_host *h = (const dass_host *)be;
+    const flat_impl *m = impl;
+    const float *avg = arg_in(m, 0);
+    const float *x = arg_in(m, 1);
+    const dass_step_block *step = arg_in(m, 2);
+    float *avg_out = arg_out(m, 0);
+    const float rest = (float)(1 - step->ema);
+#pragma omp parallel for schedule(static) num_threads(h->n_threads)
+    for (int64_t i = 0; i < m->chunks; i++) {
+        const int64_t end = i * CHUNK + chunk_len(m, i);
+#pragma omp simd
+        for (int64_t j = i * CHUNK; j < end; j++)
+            avg_out[j] = avg[j] + rest * (x[j] - avg[j]);
+    }
+    return DASS_OK;
+}
+
 /* ---- fill and copy --------------------------------------------------------------------------------------------- */
 
 static dass_status run_fill(dass_backend *be, void *impl)
@@ -342,6 +362,7 @@ PREPARE(mask_apply, dass_value_count)
 PREPARE(mask_scores, dass_value_count)
 PREPARE(sgd, dass_value_count)
 PREPARE(adam, dass_value_count)
+PREPARE(ema, dass_value_count)
 PREPARE(fill, dass_value_count)
 PREPARE(copy, dass_value_bytes)
 
@@ -359,6 +380,7 @@ const dass__row dass__rows_flat[] = {
     {DASS_OP_NORM2, "norm2", NULL, prepare_norm2, NULL, NULL},
     {DASS_OP_SGD, "sgd", NULL, prepare_sgd, NULL, NULL},
     {DASS_OP_ADAM, "adam", NULL, prepare_adam, NULL, NULL},
+    {DASS_OP_EMA, "ema", NULL, prepare_ema, NULL, NULL},
     {DASS_OP_FILL, "fill", fits, prepare_fill, NULL, NULL},
     {DASS_OP_COPY, "copy", NULL, prepare_copy, NULL, NULL},
     {DASS_OP_NONE, NULL, NULL, NULL, NULL, NULL},

@@ -1,4 +1,4 @@
-/* Pools, activations, sampling, concatenation and input augmentation: the rows, and the split over threads.
+/* Pools, activations, sampling, concatenation, augmentation and drop-path: the rows, and the split over threads.
  *
  * Everything here is a map without sums across items, except for the mean over one image, so nothing depends on the
  * number of threads. Pools, sampling and augmentation go image by image; scratch is one block per thread.
@@ -328,6 +328,45 @@ static dass_status run_augment(dass_backend *be, void *impl)
     return DASS_OK;
 }
 
+/* ---- drop-path ----------------------------------------------------------------------------------------------- */
+
+/* Factor of one sample's row, as graph.h defines it. */
+static float path_factor(const dass_step_block *step, int32_t sample, uint64_t name)
+{
+    const uint32_t counter[4] = {(uint32_t)sample, step->epoch, step->step, (uint32_t)name ^ (uint32_t)(name >> 32)};
+    const uint32_t key[2] = {(uint32_t)step->seed ^ (uint32_t)DASS_RNG_DROP_PATH, (uint32_t)(step->seed >> 32)};
+    uint32_t r[4];
+    dass_philox(counter, key, r);
+    return r[0] / 4294967296.0 < step->drop_path ? 0 : (float)(1 / (1 - step->drop_path));
+}
+
+/* Bound by memory: the compiler's vectors are enough, and a dropped row is not read. */
+static dass_status run_drop_path(dass_backend *be, void *impl)
+{
+    const dass_host *h = (const dass_host *)be;
+    const pool_impl *m = impl;
+    const float *x = arg_in(m, 0);
+    const int32_t *samples = arg_in(m, 1);
+    const dass_step_block *step = arg_in(m, 2);
+    float *y = arg_out(m, 0);
+    const uint64_t name = (uint64_t)attr(m)->scalar.n;
+    const int64_t row = big(m, 1);
+#pragma omp parallel for schedule(static) num_threads(h->n_threads)
+    for (int64_t i = 0; i < m->n; i++) {
+        const float f = path_factor(step, samples[i], name);
+        const float *from = x + i * row;
+        float *to = y + i * row;
+        if (f == 0) {
+            memset(to, 0, (size_t)row * sizeof *to);
+            continue;
+        }
+#pragma omp simd
+        for (int64_t j = 0; j < row; j++)
+            to[j] = f * from[j];
+    }
+    return DASS_OK;
+}
+
 /* ---- preparation and rows ------------------------------------------------------------------------------------ */
 
 static pool_impl *make(dass_host *h, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k,
@@ -436,6 +475,7 @@ PREPARE(slice, prepare_items, dass__out, dass__out)
 PREPARE(relu, prepare_flat, dass__out, dass__out)
 PREPARE(relu_bwd, prepare_flat, dass__out, dass__out)
 PREPARE(augment, prepare_table, dass__out, dass__out)
+PREPARE(drop_path, prepare_items, dass__out, dass__out)
 
 static bool fits(const dass_host *h, const dass_graph *g, dass_node n)
 {
@@ -470,5 +510,6 @@ const dass__row dass__rows_pool[] = {
     {DASS_OP_RELU, "relu", fits_flat, prepare_relu, NULL, NULL},
     {DASS_OP_RELU_BWD, "relu_bwd", fits_flat, prepare_relu_bwd, NULL, NULL},
     {DASS_OP_AUGMENT, "augment", fits, prepare_augment, NULL, NULL},
+    {DASS_OP_DROP_PATH, "drop_path", fits, prepare_drop_path, NULL, NULL},
     {DASS_OP_NONE, NULL, NULL, NULL, NULL, NULL},
 };

@@ -179,6 +179,7 @@ static size_t ws_none(const dass_graph *g, dass_node n)
     R(WSUM, wsum, ws_none)                         \
     R(SOFTMAX, softmax, ws_none)                   \
     R(XENT, xent, ws_none)                         \
+    R(DROP_PATH, drop_path, ws_none)               \
     R(DWPW, dwpw, ws_dwpw)                         \
     R(CONV_BWD_DATA, conv_bwd_data, ws_none)       \
     R(CONV_BWD_WEIGHTS, conv_bwd_weights, ws_none) \
@@ -205,7 +206,8 @@ static size_t ws_none(const dass_graph *g, dass_node n)
     R(MASK_BWD_SCORES, mask_bwd_scores, ws_none)   \
     R(NORM2, norm2, ws_none)                       \
     R(SGD, sgd, ws_none)                           \
-    R(ADAM, adam, ws_none)
+    R(ADAM, adam, ws_none)                         \
+    R(EMA, ema, ws_none)
 
 #define R(OP, fn, ws)                                                                                                \
     static dass_status prepare_##fn(dass_host *h, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k) \

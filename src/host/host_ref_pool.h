@@ -50,6 +50,30 @@ static dass_status run_augment(dass_backend *be, void *impl)
     return DASS_OK;
 }
 
+/* y = f x per sample, f = 0 with probability p, else 1 / (1 - p), p = step.drop_path; also its own gradient
+ * in: x, samples i32 (N), step block    out: y, may share x.   Larsson et al. 2017, "FractalNet" */
+static dass_status run_drop_path(dass_backend *be, void *impl)
+{
+    (void)be;
+    const dass__impl *k = impl;
+    const int32_t *samples = src(k, 1);
+    const dass_step_block *step = src(k, 2);
+    const uint64_t name = (uint64_t)attr(k)->scalar.n;
+    const uint32_t fold = (uint32_t)name ^ (uint32_t)(name >> 32);
+    const int64_t n = in_dims(k, 0).n;
+    const int64_t row = in_count(k, 0) / n;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t counter[4] = {(uint32_t)samples[i], step->epoch, step->step, fold};
+        const uint32_t key[2] = {(uint32_t)step->seed ^ (uint32_t)DASS_RNG_DROP_PATH, (uint32_t)(step->seed >> 32)};
+        uint32_t r[4];
+        dass_philox(counter, key, r);
+        const bool dropped = r[0] / 4294967296.0 < step->drop_path;
+        for (int64_t j = i * row; j < (i + 1) * row; j++)
+            st(dst(k, 0), j, dropped ? 0 : ld(src(k, 0), j) / (1 - step->drop_path));
+    }
+    return DASS_OK;
+}
+
 /* y = max(x, 0), or min(max(x, 0), 6)
  * in: x    out: y, may share x */
 static dass_status run_relu(dass_backend *be, void *impl)

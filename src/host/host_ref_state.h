@@ -185,3 +185,17 @@ static dass_status run_adam(dass_backend *be, void *impl)
     }
     return DASS_OK;
 }
+
+/* avg' = avg + (1 - decay) (x - avg), decay = step.ema
+ * in: avg, x, step block    out: avg', the same storage */
+static dass_status run_ema(dass_backend *be, void *impl)
+{
+    (void)be;
+    const dass__impl *k = impl;
+    const dass_step_block *step = src(k, 2);
+    for (int64_t i = 0; i < in_count(k, 0); i++) {
+        const double avg = ld(src(k, 0), i);
+        st(dst(k, 0), i, avg + (1 - step->ema) * (ld(src(k, 1), i) - avg));
+    }
+    return DASS_OK;
+}

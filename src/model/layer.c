@@ -52,7 +52,8 @@ static dass_val weight(dass__builder *b, const char *name, dass_kind kind, int32
                              .kind = kind,
                              .init = DASS_INIT_KAIMING,
                              .rank = 4,
-                             .dim = {oc, ic, k, k}};
+                             .dim = {oc, ic, k, k},
+                             .auxiliary = b->auxiliary};
     return parameter(b, b->weights == DASS_WEIGHTS_MASKED ? DASS_BUF_MASKED : DASS_BUF_W, &desc);
 }
 
@@ -65,7 +66,8 @@ static dass_val per_channel(dass__builder *b, const char *name, dass_group group
                              .kind = DASS_KIND_OTHER,
                              .init = init,
                              .rank = 1,
-                             .dim = {channels, 1, 1, 1}};
+                             .dim = {channels, 1, 1, 1},
+                             .auxiliary = b->auxiliary};
     return parameter(b, group == DASS_GROUP_STAT ? DASS_BUF_STAT : DASS_BUF_AF, &desc);
 }
 
@@ -172,20 +174,64 @@ dass_val dass__factorized_reduce(dass__builder *b, dass_val x, const char *name,
     return dass__bn(b, y, dass__name_of("%s.bn", name).text, !b->relaxed, DASS_ACT_NONE);
 }
 
+dass_val dass__linear(dass__builder *b, dass_val x, const char *name, int32_t classes)
+{
+    const dass_val w = weight(b, dass__name_of("%s.weight", name).text, DASS_KIND_LINEAR, classes,
+                              dass__channels(b, x), 1);
+    const dass_val bias = per_channel(b, dass__name_of("%s.bias", name).text, DASS_GROUP_AF,
+                                      DASS_INIT_ZERO, classes);
+    if (failed(b))
+        return 0;
+    dass_graph_scope(b->g, name);
+    return dass_conv(
+        b->g, x, w, bias,
+        (dass_conv_attr){.kh = 1, .kw = 1, .stride = 1, .pad = 0, .dil = 1, .groups = 1});
+}
+
 dass_val dass__classifier(dass__builder *b, dass_val x, int32_t classes)
 {
     if (failed(b))
         return 0;
     dass_graph_scope(b->g, "classifier");
-    const dass_val pooled = dass_global_pool(b->g, x);
-    const dass_val w =
-        weight(b, "classifier.weight", DASS_KIND_LINEAR, classes, dass__channels(b, pooled), 1);
-    const dass_val bias = per_channel(b, "classifier.bias", DASS_GROUP_AF, DASS_INIT_ZERO, classes);
-    if (failed(b))
+    return dass__linear(b, dass_global_pool(b->g, x), "classifier", classes);
+}
+
+/* The head's pool and 2x2 convolution, both without padding, want a pool that comes out at 2x2. */
+static bool auxiliary_fits(dass__builder *b, const dass_arch *arch, int32_t size, int32_t number,
+                           dass_pool_attr pool)
+{
+    if (size >= pool.k && (size - pool.k) / pool.stride == 1)
+        return true;
+    const int32_t least = pool.k + pool.stride;
+    const int32_t most = pool.k + 2 * pool.stride - 1;
+    const int32_t halved = arch->image / size;
+    b->g->status = DASS_FAIL(
+        DASS_CONFIG,
+        "net.image is %d, so cell %d gives %dx%d pixels, and train.auxiliary puts a head there "
+        "that needs %d to %d; use a net.image of %d to %d in steps of %d, or no auxiliary head",
+        (int)arch->image, (int)number, (int)size, (int)size, (int)least, (int)most,
+        (int)(halved * least), (int)(halved * most), (int)halved);
+    return false;
+}
+
+dass_val dass__auxiliary_head(dass__builder *b, const dass_arch *arch, dass_val x, int32_t number)
+{
+    const dass_pool_attr pool = {.k = 5, .stride = arch->form == DASS_FORM_CIFAR ? 3 : 2};
+    const dass__conv_shape first = {.kind = DASS_KIND_CONV, .channels = 128, .k = 1, .stride = 1};
+    const dass__conv_shape second = {.kind = DASS_KIND_CONV, .channels = 768, .k = 2, .stride = 1};
+    if (failed(b) || !auxiliary_fits(b, arch, b->g->vals[x].dim[2], number, pool))
         return 0;
-    return dass_conv(
-        b->g, pooled, w, bias,
-        (dass_conv_attr){.kh = 1, .kw = 1, .stride = 1, .pad = 0, .dil = 1, .groups = 1});
+    b->auxiliary = true;
+    dass_val y = relu(b, x, "auxiliary");
+    if (!failed(b))
+        y = dass_avg_pool(b->g, y, pool);
+    y = dass__conv(b, y, "auxiliary.conv1", first);
+    y = dass__bn(b, y, "auxiliary.bn1", true, DASS_ACT_RELU);
+    y = dass__conv(b, y, "auxiliary.conv2", second);
+    y = dass__bn(b, y, "auxiliary.bn2", true, DASS_ACT_RELU);
+    y = dass__linear(b, y, "auxiliary.classifier", arch->classes);
+    b->auxiliary = false;
+    return y;
 }
 
 dass_val dass__add(dass__builder *b, dass_val a, dass_val c)

@@ -20,6 +20,8 @@ typedef struct dass__builder {
     dass_norm norm;
     bool relaxed; /* the supernet: batch norms outside the stem are not affine, none keeps running
                      statistics */
+    const dass_net_extras *extras; /* never NULL */
+    bool auxiliary;                /* what is built now belongs to the auxiliary head */
 } dass__builder;
 
 /* A dotted parameter name by value: dass__name_of("%s.dw%d", prefix, i).text. Cut at DASS__NAME_MAX
@@ -51,8 +53,13 @@ dass_val dass__relu_conv_bn(dass__builder *b, dass_val x, const char *name, int3
 /* Halve height and width: relu, two 1x1 convolutions on the even and the odd pixels, concat, batch
  * norm. */
 dass_val dass__factorized_reduce(dass__builder *b, dass_val x, const char *name, int32_t channels);
+/* Linear: name.weight, name.bias. x (N,C,1,1) -> (N,classes,1,1) */
+dass_val dass__linear(dass__builder *b, dass_val x, const char *name, int32_t classes);
 /* Global pool and linear: "classifier.weight", "classifier.bias". -> (N,classes,1,1) */
 dass_val dass__classifier(dass__builder *b, dass_val x, int32_t classes);
+/* DARTS's auxiliary classifier on the output x of cell `number`. 0 with the graph failed (DASS_CONFIG)
+ * when the image's size does not come out at 1x1. -> (N,classes,1,1) */
+dass_val dass__auxiliary_head(dass__builder *b, const dass_arch *arch, dass_val x, int32_t number);
 /* t_0 + t_1: a weighted sum with factors of 1. */
 dass_val dass__add(dass__builder *b, dass_val a, dass_val c);
 

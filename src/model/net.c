@@ -124,6 +124,18 @@ static uint32_t mixed_edge(dass__builder *b, const cell *c, dass_val x, int32_t 
     return n;
 }
 
+/* A discrete edge's term behind drop-path, in training. Identities never drop, as published: a
+ * node keeps a way through. */
+static void drop_path(dass__builder *b, dass_primitive op, int32_t stride, const char *name,
+                      dass_term *term)
+{
+    if (!b->extras->drop_path || (op == DASS_PRIM_SKIP && stride == 1) || b->g->status != DASS_OK)
+        return;
+    dass_graph_scope(b->g, name);
+    term->x = dass_drop_path(b->g, term->x, b->extras->samples, b->extras->step,
+                             dass_name_hash(name));
+}
+
 /* Terms of node i (0: the first intermediate one) from the states before it. */
 static uint32_t node_terms(dass__builder *b, const cell *c, const dass_val *states, int32_t i,
                            dass_term *terms)
@@ -138,11 +150,13 @@ static uint32_t node_terms(dass__builder *b, const cell *c, const dass_val *stat
         const int32_t stride = c->reduction && src < 2 ? 2 : 1;
         const dass__name name =
             dass__name_of("cells.%d.n%d.e%d", (int)c->number, (int)i + 2, (int)src);
-        if (b->relaxed)
+        if (b->relaxed) {
             n += mixed_edge(b, c, states[src], first_row + src, name.text, stride, terms + n);
-        else
-            n += dass__primitive_build(b, genes[e].op, states[src], name.text, c->channels, stride,
-                                       &terms[n]);
+        } else if (dass__primitive_build(b, genes[e].op, states[src], name.text, c->channels,
+                                         stride, &terms[n])) {
+            drop_path(b, genes[e].op, stride, name.text, &terms[n]);
+            n++;
+        }
     }
     return n;
 }
@@ -229,10 +243,12 @@ static void build_stem(dass__builder *b, const dass_arch *a, dass_val x, dass_va
     *s1 = dass__bn(b, y, "stem1.bn", true, DASS_ACT_NONE);
 }
 
-static dass_val build_cells(dass__builder *b, const dass_arch *a, dass_val x)
+static dass_val build_cells(dass__builder *b, const dass_arch *a, dass_val x, dass_val *aux_logits)
 {
     dass_val s0 = 0;
     dass_val s1 = 0;
+    dass_val tap = 0; /* where the auxiliary head sits */
+    const int32_t tapped = 2 * a->layers / 3;
     cell c = {.arch = a,
               .channels = a->channels,
               .reduction_before = a->form == DASS_FORM_IMAGENET};
@@ -246,17 +262,41 @@ static dass_val build_cells(dass__builder *b, const dass_arch *a, dass_val x)
         const dass_val out = build_cell(b, &c, s0, s1);
         s0 = s1;
         s1 = out;
+        if (c.number == tapped)
+            tap = out;
         c.reduction_before = c.reduction;
     }
-    return dass__classifier(b, s1, a->classes);
+    const dass_val logits = dass__classifier(b, s1, a->classes);
+    if (b->extras->auxiliary)
+        *aux_logits = dass__auxiliary_head(b, a, tap, tapped);
+    return logits;
+}
+
+static dass_status check_extras(const dass_arch *arch, const dass_net_extras *extras)
+{
+    if (!extras || arch->kind == DASS_NET_CELLS)
+        return DASS_OK;
+    if (extras->drop_path)
+        return DASS_FAIL(DASS_CONFIG, "drop-path works on derived cell networks; give a "
+                                      "net.genotype or leave train.drop_path at 0");
+    if (extras->auxiliary)
+        return DASS_FAIL(DASS_CONFIG, "the auxiliary head works on derived cell networks; give a "
+                                      "net.genotype or leave train.auxiliary at 0");
+    return DASS_OK;
 }
 
 dass_status dass_net_build(dass_graph *g, dass_store *s, const dass_arch *arch,
-                           dass_weights weights, dass_norm norm, dass_val x, dass_val *logits)
+                           dass_weights weights, dass_norm norm, dass_val x,
+                           const dass_net_extras *extras, dass_val *logits, dass_val *aux_logits)
 {
+    static const dass_net_extras none;
+    dass_val aux = 0;
     *logits = 0;
+    if (aux_logits)
+        *aux_logits = 0;
     DASS_TRY(g->status);
     DASS_TRY(dass__arch_check(arch));
+    DASS_TRY(check_extras(arch, extras));
     const int32_t *d = g->vals[x].dim;
     if (d[1] != arch->in_channels || d[2] != arch->image || d[3] != arch->image)
         return DASS_FAIL(DASS_ARG,
@@ -267,11 +307,12 @@ dass_status dass_net_build(dass_graph *g, dass_store *s, const dass_arch *arch,
                        .s = s,
                        .weights = weights,
                        .norm = norm,
-                       .relaxed = arch->kind == DASS_NET_SUPERNET};
+                       .relaxed = arch->kind == DASS_NET_SUPERNET,
+                       .extras = extras ? extras : &none};
     switch (arch->kind) {
     case DASS_NET_SUPERNET:
     case DASS_NET_CELLS:
-        *logits = build_cells(&b, arch, x);
+        *logits = build_cells(&b, arch, x, &aux);
         break;
     case DASS_NET_MOBILENET_V2:
         *logits = dass__mobilenet_v2(&b, arch, x);
@@ -281,5 +322,7 @@ dass_status dass_net_build(dass_graph *g, dass_store *s, const dass_arch *arch,
         break;
     }
     dass_graph_scope(g, NULL);
+    if (aux_logits)
+        *aux_logits = aux;
     return g->status;
 }

@@ -7,6 +7,7 @@
 
 typedef struct loss_values {
     dass_val loss, correct;
+    dass_val aux; /* loss of the auxiliary head, or 0 */
 } loss_values;
 
 /* Reference to a whole buffer of the store, flat. */
@@ -62,28 +63,41 @@ static dass_status build_forward(dass_graph *g, dass_store *s, const dass_arch *
         norm = DASS_NORM_RUNNING;
     else if (phase->task == DASS_TASK_WEIGHTS)
         norm = DASS_NORM_BATCH_TRACK;
+    const bool trains = phase->task == DASS_TASK_WEIGHTS;
+    const dass_net_extras extras = {.samples = samples,
+                                    .step = step,
+                                    .drop_path = trains && phase->drop_path,
+                                    .auxiliary = trains && phase->auxiliary > 0.0};
     dass_val logits = 0;
+    dass_val aux_logits = 0;
     DASS_TRY(
         dass_net_build(g, s, arch,
                        phase->stage == DASS_STAGE_DENSE ? DASS_WEIGHTS_DENSE : DASS_WEIGHTS_MASKED,
-                       norm, x, &logits));
+                       norm, x, &extras, &logits, &aux_logits));
     dass_graph_scope(g, "loss");
     dass_xent(g, logits, labels, step, eval ? 0.0 : phase->label_smoothing, &out->loss,
               &out->correct);
+    out->aux = 0;
+    dass_val aux_correct = 0;
+    if (aux_logits)
+        dass_xent(g, aux_logits, labels, step, phase->label_smoothing, &out->aux, &aux_correct);
     return g->status;
 }
 
 /* The network alone on a graph that is thrown away, so that the store knows its counts before masks
  * refer to whole buffers. */
-static dass_status add_parameters(dass_store *s, const dass_arch *arch, dass_dtype real)
+static dass_status add_parameters(dass_store *s, const dass_arch *arch, const dass_phase *phase,
+                                  dass_dtype real)
 {
     dass_graph *g = NULL;
     DASS_TRY(dass_graph_make(real, &g));
     const int32_t dim[4] = {1, arch->in_channels, arch->image, arch->image};
     dass_val logits = 0;
     const dass_val x = dass_ref(g, "x", DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, dim);
-    const dass_status st =
-        dass_net_build(g, s, arch, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH, x, &logits);
+    const dass_net_extras extras = {.auxiliary = phase->task == DASS_TASK_WEIGHTS &&
+                                                 phase->auxiliary > 0.0};
+    const dass_status st = dass_net_build(g, s, arch, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH, x,
+                                          &extras, &logits, NULL);
     dass_graph_free(g);
     return st;
 }
@@ -104,15 +118,43 @@ static const dass_buf w_bufs[3] = {DASS_BUF_W, DASS_BUF_W_MOM, DASS_BUF_W_GRAD};
 static const dass_buf af_bufs[3] = {DASS_BUF_AF, DASS_BUF_AF_MOM, DASS_BUF_AF_GRAD};
 static const dass_buf score_bufs[3] = {DASS_BUF_SCORE, DASS_BUF_SCORE_MOM, DASS_BUF_SCORE_GRAD};
 
+/* The auxiliary head's part of a gradient buffer is 0: nobody writes it. group: W or AF. */
+static void zero_auxiliary(dass_graph *g, const dass_store *s, dass_group group, dass_buf grad)
+{
+    for (uint32_t i = 0; i < dass_store_n_params(s); i++) {
+        const dass_param *p = dass_store_get(s, i);
+        if (!p->auxiliary || p->group != group)
+            continue;
+        const int32_t dim[4] = {(int32_t)p->count, 1, 1, 1};
+        dass_fill(g, dass_ref(g, p->name, grad, p->offset, DASS_LAYOUT_FLAT, 1, dim), 0.0);
+    }
+}
+
+/* Gradient of the loss, plus its weight times the auxiliary one; MASKED or W into W_GRAD, AF into
+ * AF_GRAD. */
+static dass_status take_gradient(dass_graph *g, const dass_store *s, const dass_phase *phase,
+                                 const loss_values *values, dass_buf weights)
+{
+    const dass_wrt wrt[2] = {{weights, DASS_BUF_W_GRAD}, {DASS_BUF_AF, DASS_BUF_AF_GRAD}};
+    if (!values->aux) {
+        DASS_TRY(dass_graph_grad(g, values->loss, wrt, 2));
+        zero_auxiliary(g, s, DASS_GROUP_W, DASS_BUF_W_GRAD);
+        zero_auxiliary(g, s, DASS_GROUP_AF, DASS_BUF_AF_GRAD);
+        return g->status;
+    }
+    dass_fill(g, whole(g, s, DASS_BUF_AUX_WEIGHT), phase->auxiliary);
+    const dass_val losses[2] = {values->loss, values->aux};
+    const dass_val weights_of[2] = {0, whole(g, s, DASS_BUF_AUX_WEIGHT)};
+    return dass_graph_grad_losses(g, losses, weights_of, 2, wrt, 2);
+}
+
 /* Gradients of weights and AF, clipped together; decay of pruned weights is left away, since
  * nothing would undo it. */
 static dass_status step_weights(dass_graph *g, const dass_store *s, const dass_phase *phase,
-                                dass_val loss)
+                                const loss_values *values)
 {
     const bool masked = phase->stage == DASS_STAGE_FINETUNE;
-    const dass_wrt wrt[2] = {{masked ? DASS_BUF_MASKED : DASS_BUF_W, DASS_BUF_W_GRAD},
-                             {DASS_BUF_AF, DASS_BUF_AF_GRAD}};
-    DASS_TRY(dass_graph_grad(g, loss, wrt, 2));
+    DASS_TRY(take_gradient(g, s, phase, values, masked ? DASS_BUF_MASKED : DASS_BUF_W));
     dass_graph_scope(g, "update");
     const dass_val bits = masked ? whole(g, s, DASS_BUF_BITS) : 0;
     if (masked)
@@ -127,14 +169,16 @@ static dass_status step_weights(dass_graph *g, const dass_store *s, const dass_p
 
 /* The mask is straight-through: the gradient of the masked weights, pruned entries included,
  * becomes that of the scores. Scores are clipped by their own norm; batch norm and biases, which
- * keep the weights' learning rate, by theirs. */
-static dass_status step_scores(dass_graph *g, const dass_store *s, dass_val loss)
+ * keep the weights' learning rate, by theirs. The auxiliary head is kept whole, so its scores
+ * decide nothing and have no part in the norm. */
+static dass_status step_scores(dass_graph *g, const dass_store *s, const dass_phase *phase,
+                               const loss_values *values)
 {
-    const dass_wrt wrt[2] = {{DASS_BUF_MASKED, DASS_BUF_W_GRAD}, {DASS_BUF_AF, DASS_BUF_AF_GRAD}};
-    DASS_TRY(dass_graph_grad(g, loss, wrt, 2));
+    DASS_TRY(take_gradient(g, s, phase, values, DASS_BUF_MASKED));
     dass_graph_scope(g, "update");
     dass_mask_bwd_scores(g, whole(g, s, DASS_BUF_W_GRAD), whole(g, s, DASS_BUF_W),
                          whole(g, s, DASS_BUF_SCORE), whole(g, s, DASS_BUF_SCORE_GRAD));
+    zero_auxiliary(g, s, DASS_GROUP_W, DASS_BUF_SCORE_GRAD);
     const dass_val score_grad = whole(g, s, DASS_BUF_SCORE_GRAD);
     const dass_val af_grad = whole(g, s, DASS_BUF_AF_GRAD);
     const dass_val score_norm2 = dass_norm2(g, &score_grad, 1);
@@ -152,6 +196,18 @@ static dass_status step_alpha(dass_graph *g, const dass_store *s, dass_val loss)
     dass_adam(g, whole(g, s, DASS_BUF_ALPHA), whole(g, s, DASS_BUF_ALPHA_M),
               whole(g, s, DASS_BUF_ALPHA_V), whole(g, s, DASS_BUF_ALPHA_GRAD), step_block(g), 3);
     return g->status;
+}
+
+/* Averages of what this step has changed: weights, batch norm, running statistics. */
+static void average(dass_graph *g, const dass_store *s, const dass_phase *phase)
+{
+    static const dass_buf pairs[3][2] = {{DASS_BUF_W_EMA, DASS_BUF_W},
+                                         {DASS_BUF_AF_EMA, DASS_BUF_AF},
+                                         {DASS_BUF_STAT_EMA, DASS_BUF_STAT}};
+    dass_graph_scope(g, "average");
+    for (int i = phase->stage == DASS_STAGE_SCORE; i < 3; i++)
+        if (dass_store_buf_count(s, pairs[i][1]))
+            dass_ema(g, whole(g, s, pairs[i][0]), whole(g, s, pairs[i][1]), step_block(g));
 }
 
 /* ---- the phase ----------------------------------------------------------------------------- */
@@ -172,6 +228,9 @@ static dass_status check_phase(const dass_arch *arch, const dass_phase *phase)
     if (phase->task == DASS_TASK_ALPHA && arch->kind != DASS_NET_SUPERNET)
         return DASS_FAIL(DASS_ARG,
                          "phase: only the supernet has alphas to train; this network is discrete");
+    if (!(phase->auxiliary >= 0.0 && phase->auxiliary <= 1e6))
+        return DASS_FAIL(DASS_ARG, "phase: weight %g of the auxiliary loss, must be 0 to 1e6",
+                         phase->auxiliary);
     return DASS_OK;
 }
 
@@ -197,18 +256,19 @@ static dass_status lowered_forward(dass_store *s, const dass_arch *arch, const d
 {
     dass_graph *forward = NULL;
     dass_graph *g = NULL;
-    dass_val keep[2];
+    dass_val keep[3];
     dass_status st = DASS_OK;
     DASS_TRY(dass_graph_make(real, &forward));
     build_masks(forward, s, phase);
     DASS_TRY_TO(build_forward(forward, s, arch, phase, values), st, out);
     keep[0] = values->loss;
     keep[1] = values->correct;
-    DASS_TRY_TO(dass_graph_lower(forward, phase->lower, be ? backend_can : NULL, be, keep, 2, &g),
+    keep[2] = values->aux;
+    DASS_TRY_TO(dass_graph_lower(forward, phase->lower, be ? backend_can : NULL, be, keep, 3, &g),
                 st, out);
     dass_place(g, keep[0], DASS_BUF_LOSS, 0);
     dass_place(g, keep[1], DASS_BUF_CORRECT, 0);
-    *values = (loss_values){keep[0], keep[1]};
+    *values = (loss_values){keep[0], keep[1], keep[2]};
     *out = g;
 out:
     dass_graph_free(forward);
@@ -221,7 +281,7 @@ dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_ph
     *out = NULL;
     DASS_TRY(check_phase(arch, phase));
     if (!dass__store_frozen(s))
-        DASS_TRY(add_parameters(s, arch, real));
+        DASS_TRY(add_parameters(s, arch, phase, real));
     size_inputs(s, arch, phase->batch);
     DASS_TRY(dass__store_check_inputs(s));
     dass_graph *g = NULL;
@@ -231,9 +291,11 @@ dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_ph
     switch (phase->task) {
     case DASS_TASK_WEIGHTS:
         if (phase->stage == DASS_STAGE_SCORE)
-            DASS_TRY_TO(step_scores(g, s, values.loss), st, fail);
+            DASS_TRY_TO(step_scores(g, s, phase, &values), st, fail);
         else
-            DASS_TRY_TO(step_weights(g, s, phase, values.loss), st, fail);
+            DASS_TRY_TO(step_weights(g, s, phase, &values), st, fail);
+        if (phase->ema)
+            average(g, s, phase);
         break;
     case DASS_TASK_ALPHA:
         DASS_TRY_TO(step_alpha(g, s, values.loss), st, fail);

@@ -51,7 +51,7 @@ dass_status dass__register_params(dass_store *s, const dass_arch *arch)
     const int32_t dim[4] = {1, arch->in_channels, arch->image, arch->image};
     const dass_val x = dass_ref(g, "x", DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, dim);
     dass_val logits = 0;
-    dass_status st = dass_net_build(g, s, arch, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH_TRACK, x, &logits);
+    dass_status st = dass_net_build(g, s, arch, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH_TRACK, x, NULL, &logits, NULL);
     if (st == DASS_OK)
         st = g->status;
     dass_graph_free(g);
