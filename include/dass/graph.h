@@ -355,7 +355,8 @@ typedef struct dass_step_block {
     uint32_t epoch, step;
     uint32_t valid; /* rows of the batch that count; 0 = all */
     uint32_t pad_;
-    double reserved[15];
+    double drop_path, ema, xi; /* probability of dropping a path; decay of the average; step of the unrolled weights */
+    double reserved[12];
 } dass_step_block;
 _Static_assert(sizeof(dass_step_block) == 256, "the step block is 256 bytes");
 
@@ -387,6 +388,22 @@ void dass_sgd(dass_graph *g, dass_val theta_ref, dass_val m_ref, dass_val grad, 
  * Inputs: theta, m, v, grad, step. Outputs: theta', m', v'. attr.scalar.i = group */
 void dass_adam(dass_graph *g, dass_val theta_ref, dass_val m_ref, dass_val v_ref, dass_val grad, dass_val step,
                int32_t group);
+/* One step of SGD that is looked at and then taken back (DARTS): momentum is read, not written, nothing is clipped.
+ *     dst = saved - xi (momentum m + grad + weight_decay saved)
+ * weight_decay is entry `group` of the step block. bits or 0: decay only where the bit is set.
+ * Inputs: saved, m, grad, step, bits or 0. Output: dst, in a buffer. attr.scalar.i = group */
+void dass_unroll(dass_graph *g, dass_val dst_ref, dass_val saved, dass_val m, dass_val grad, dass_val step,
+                 dass_val bits, int32_t group);
+/* A small way along a direction, of length DASS_SHIFT_LENGTH over all values that norm2 was taken of:
+ *     dst = saved + sign eps v,  eps = DASS_SHIFT_LENGTH / sqrt(norm2);  norm2 = 0: dst = saved
+ * sign: 1 or -1. Inputs: saved, v, norm2 (1). Output: dst, in a buffer. attr.scalar.i = sign */
+#define DASS_SHIFT_LENGTH 0.01
+void dass_shift(dass_graph *g, dass_val dst_ref, dass_val saved, dass_val v, dass_val norm2, int32_t sign);
+/* Correction of an unrolled gradient by a product of the mixed second derivative with v, from the gradients p and n at
+ * the two ends of a shift along v (eps as there), in place:
+ *     d_alpha -= xi (p - n) / (2 eps)
+ * Inputs: d_alpha, p, n, norm2 (1), step. Output: d_alpha', the same storage. */
+void dass_hvp(dass_graph *g, dass_val d_alpha_ref, dass_val p, dass_val n, dass_val norm2, dass_val step);
 
 /* ---- graph -> graph ------------------------------------------------------------------------------------------ */
 

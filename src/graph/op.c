@@ -107,6 +107,12 @@ static double per_element(dass_op op, uint32_t n_in)
         return 6;
     case DASS_OP_ADAM:
         return 14;
+    case DASS_OP_UNROLL:
+        return 6;
+    case DASS_OP_SHIFT:
+        return 2;
+    case DASS_OP_HVP:
+        return 3;
     default:
         return 1;
     }
@@ -168,6 +174,10 @@ static int print_attr(const dass_node_rec *r, char *buf, size_t n)
     case DASS_OP_WSUM_BWD:
     case DASS_OP_GSUM:
         return snprintf(buf, n, " %d terms", r->attr.sum.n_terms);
+    case DASS_OP_UNROLL:
+        return snprintf(buf, n, " group %d", r->attr.scalar.i);
+    case DASS_OP_SHIFT:
+        return snprintf(buf, n, " %+d", r->attr.scalar.i);
     default:
         return 0;
     }
