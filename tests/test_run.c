@@ -583,6 +583,15 @@ static void sizes_of_the_published_networks(void **state)
     }
     assert_int_equal(s.nodes_step, s.stage[0].nodes + s.stage[1].nodes);
     assert_int_equal(s.n_big, DASS_N_BIG_VALUES);
+    const size_t param_bytes = s.param_bytes;
+    c.search_order = 2; /* four graphs of alpha in the dense and the finetune stage, copies of theta, two gradients */
+    ok(dass_sizes_measure(&c, "null", &s));
+    assert_int_equal(s.n_stages, 12);
+    assert_string_equal(s.stage[2].task, "unrolled");
+    assert_string_equal(s.stage[6].stage, "score");
+    assert_string_equal(s.stage[6].task, "alpha");
+    assert_int_equal(s.param_bytes - param_bytes, 4 * (s.count.params + 2 * s.count.alphas));
+    c.search_order = 1;
     const char *root = getenv("DASS_TEST_ROOT");
     (void)snprintf(c.net_genotype, sizeof c.net_genotype, "%s/configs/genotypes/dass_99.json",
                    root != NULL ? root : ".");
