@@ -128,6 +128,42 @@ static void build_ema(case_graph *cg, const int32_t *a)
     case_out_state(cg, "avg", avg);
 }
 
+#define UNROLL_ARGS "n group bits"
+static const int32_t unroll_args[][CASE_MAX_ARGS] = {{1, 0, 0}, {65, 1, 0}, {64, 0, 1}, {1000, 0, 1}, {4099, 2, 1}};
+
+static void build_unroll(case_graph *cg, const int32_t *a)
+{
+    cg->step.xi = 0.35;
+    const dass_val dst = case_state(cg, "dst", a[0], FILL_POSITIVE);
+    const dass_val saved = case_vector(cg, "saved", a[0], FILL_UNIFORM);
+    const dass_val m = case_vector(cg, "m", a[0], FILL_UNIFORM);
+    const dass_val grad = case_vector(cg, "grad", a[0], FILL_UNIFORM);
+    dass_unroll(cg->g, dst, saved, m, grad, case_step(cg), a[2] ? case_bits(cg, "bits", a[0]) : 0, a[1]);
+    case_out_state(cg, "dst", dst);
+}
+
+#define SHIFT_ARGS "n sign"
+static const int32_t shift_args[][CASE_MAX_ARGS] = {{1, 1}, {7, -1}, {65, 1}, {1000, 1}, {4099, -1}};
+
+static void build_shift(case_graph *cg, const int32_t *a)
+{
+    const dass_val dst = case_state(cg, "dst", a[0], FILL_POSITIVE);
+    const dass_val saved = case_vector(cg, "saved", a[0], FILL_UNIFORM);
+    const dass_val v = case_vector(cg, "v", a[0], FILL_UNIFORM);
+    dass_shift(cg->g, dst, saved, v, dass_norm2(cg->g, &v, 1), a[1]);
+    case_out_state(cg, "dst", dst);
+}
+
+static void build_hvp(case_graph *cg, const int32_t *a)
+{
+    cg->step.xi = 0.02;
+    const dass_val d_alpha = case_state(cg, "d_alpha", a[0], FILL_UNIFORM);
+    const dass_val p = case_vector(cg, "p", a[0], FILL_UNIFORM);
+    const dass_val n = case_vector(cg, "n", a[0], FILL_UNIFORM);
+    dass_hvp(cg->g, d_alpha, p, n, case_vector(cg, "norm2", 1, FILL_POSITIVE), case_step(cg));
+    case_out_state(cg, "d_alpha", d_alpha);
+}
+
 const case_family cases_state[] = {
     FAMILY(FILL, fill, FLAT_ARGS, flat_args),
     FAMILY(COPY, copy, FLAT_ARGS, flat_args),
@@ -140,5 +176,8 @@ const case_family cases_state[] = {
     FAMILY(SGD, sgd, SGD_ARGS, sgd_args),
     FAMILY(ADAM, adam, ADAM_ARGS, adam_args),
     FAMILY(EMA, ema, EMA_ARGS, ema_args),
+    FAMILY(UNROLL, unroll, UNROLL_ARGS, unroll_args),
+    FAMILY(SHIFT, shift, SHIFT_ARGS, shift_args),
+    FAMILY(HVP, hvp, FLAT_ARGS, flat_args),
     {0},
 };

@@ -383,9 +383,6 @@ static void what_is_refused(void **state)
     dass_eval e;
     dass_config c = tiny();
     dass_run_options opt = options(&c, at("x"));
-    c.search_order = 2;
-    expect(dass_run_search(&opt, &g), DASS_UNSUPPORTED, "search.order");
-    c.search_order = 1;
     expect(dass_run_train(&opt), DASS_CONFIG, "--genotype");
     expect(dass_run_eval(&opt, at("nowhere"), &e), DASS_IO, "nowhere");
     c.search_lr = 1000; /* decay alone multiplies the weights by -999 a step */
@@ -443,6 +440,86 @@ static void density_one_is_darts(void **state)
         assert_memory_equal(a, b, (size_t)n * sizeof *a);
         dass_mem_free(a);
         dass_mem_free(b);
+    }
+}
+
+/* Second order moves alpha elsewhere, leaves the weights' part of a step alone, and is as repeatable. */
+static void second_order_searches(void **state)
+{
+    (void)state;
+    double *first = NULL;
+    double *second = NULL;
+    int64_t n = 0;
+    dass_config c = tiny();
+    run_search(&c, "first");
+    c.search_order = 2;
+    run_search(&c, "second");
+    run_search(&c, "again");
+    assert_same_file(at("second/params.safetensors"), at("again/params.safetensors"));
+    read_group(at("first"), DASS_GROUP_ALPHA, &first, &n);
+    read_group(at("second"), DASS_GROUP_ALPHA, &second, &n);
+    int64_t n_other = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        assert_true(isfinite(second[i]));
+        n_other += first[i] != second[i];
+    }
+    assert_true(n_other > n / 2);
+    dass_mem_free(first);
+    dass_mem_free(second);
+    /* Alpha that cannot move: the weights go the way of the first order, byte for byte, so theta was restored. */
+    c.search_alpha_lr = 1e-300;
+    run_search(&c, "second_still");
+    c.search_order = 1;
+    run_search(&c, "first_still");
+    assert_same_file(at("first_still/params.safetensors"), at("second_still/params.safetensors"));
+}
+
+/* Drop-path, the auxiliary head, the average, warm-up: they change what is learnt, not what is counted; the head's
+ * parameters are in the file for a later pruning and in no count; evaluation knows nothing of them. */
+static void training_options(void **state)
+{
+    (void)state;
+    const dass_genotype g = dass_genotype_random(3, 2);
+    dass_arena *mem = NULL;
+    ok(dass_arena_make("test", &mem));
+    const char *text = dass_genotype_print(&g, mem);
+    ok(dass_file_write(at("cell.json"), text, strlen(text)));
+    dass_arena_free(mem);
+    static const char *const options_[] = {"run.seed=1",         "train.drop_path=0.4", "train.auxiliary=0.4",
+                                           "train.ema=0.9",      "train.warmup=1",      "train.label_smoothing=0.1"};
+    char name[64];
+    dass_eval plain = {0};
+    for (size_t i = 0; i < N_OF(options_); ++i) {
+        dass_config c = tiny();
+        ok(dass_config_set(&c, "net.image=32", "test"));
+        ok(dass_config_set(&c, "data.limit=40", "test"));
+        ok(dass_config_set(&c, options_[i], "test"));
+        (void)snprintf(c.net_genotype, sizeof c.net_genotype, "%s", at("cell.json"));
+        (void)snprintf(name, sizeof name, "option%zu", i);
+        dass_run_options opt = options(&c, at(name));
+        ok(dass_run_train(&opt));
+        dass_params p;
+        ok(dass_params_open(at(name), &p));
+        assert_int_equal(dass_st_find(p.file, "auxiliary.conv1") != NULL, strstr(options_[i], "auxiliary") != NULL);
+        dass_params_close(&p);
+        dass_eval e;
+        opt.out_dir = NULL;
+        ok(dass_run_eval(&opt, at(name), &e));
+        assert_true(isfinite(e.loss));
+        if (i == 0)
+            plain = e;
+        assert_int_equal(e.weights, plain.weights);
+        assert_int_equal(e.unpruned, plain.unpruned);
+        assert_true(i == 0 || e.loss != plain.loss);
+        if (strstr(options_[i], "auxiliary") == NULL)
+            continue;
+        (void)snprintf(name, sizeof name, "option%zu_pruned", i);
+        opt.out_dir = at(name);
+        ok(dass_run_prune(&opt, at("option2")));
+        opt.out_dir = NULL;
+        ok(dass_run_eval(&opt, at(name), &e));
+        assert_int_equal(e.weights, plain.weights);
+        assert_true(e.kept < plain.weights / 2);
     }
 }
 
@@ -660,6 +737,15 @@ static void sizes_of_the_published_networks(void **state)
     }
     assert_int_equal(s.nodes_step, s.stage[0].nodes + s.stage[1].nodes);
     assert_int_equal(s.n_big, DASS_N_BIG_VALUES);
+    const size_t param_bytes = s.param_bytes;
+    c.search_order = 2; /* four graphs of alpha in the dense and the finetune stage, copies of theta, two gradients */
+    ok(dass_sizes_measure(&c, "null", &s));
+    assert_int_equal(s.n_stages, 12);
+    assert_string_equal(s.stage[2].task, "unrolled");
+    assert_string_equal(s.stage[6].stage, "score");
+    assert_string_equal(s.stage[6].task, "alpha");
+    assert_int_equal(s.param_bytes - param_bytes, 4 * (s.count.params + 2 * s.count.alphas));
+    c.search_order = 1;
     const char *root = getenv("DASS_TEST_ROOT");
     (void)snprintf(c.net_genotype, sizeof c.net_genotype, "%s/configs/genotypes/dass_99.json",
                    root != NULL ? root : ".");
@@ -683,6 +769,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(methods, setup, teardown),
         cmocka_unit_test_setup_teardown(density_one_is_darts, setup, teardown),
+        cmocka_unit_test_setup_teardown(second_order_searches, setup, teardown),
+        cmocka_unit_test_setup_teardown(training_options, setup, teardown),
         cmocka_unit_test_setup_teardown(magnitude_methods, setup, teardown),
         cmocka_unit_test_setup_teardown(tensors_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(tensor_files_are_read_strictly, setup, teardown),

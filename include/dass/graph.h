@@ -399,6 +399,22 @@ void dass_adam(dass_graph *g, dass_val theta_ref, dass_val m_ref, dass_val v_ref
 /* Exponential moving average of a flat value, in place: avg += (1 - step.ema) (x - avg). The caller gives avg its first
  * value. avg, x (n). Inputs: avg, x, step. Output: avg' (same storage). */
 void dass_ema(dass_graph *g, dass_val avg_ref, dass_val x, dass_val step);
+/* One step of SGD that is looked at and then taken back (DARTS): momentum is read, not written, nothing is clipped.
+ *     dst = saved - xi (momentum m + grad + weight_decay saved)
+ * weight_decay is entry `group` of the step block. bits or 0: decay only where the bit is set.
+ * Inputs: saved, m, grad, step, bits or 0. Output: dst, in a buffer. attr.scalar.i = group */
+void dass_unroll(dass_graph *g, dass_val dst_ref, dass_val saved, dass_val m, dass_val grad, dass_val step,
+                 dass_val bits, int32_t group);
+/* A small way along a direction, of length DASS_SHIFT_LENGTH over all values that norm2 was taken of:
+ *     dst = saved + sign eps v,  eps = DASS_SHIFT_LENGTH / sqrt(norm2);  norm2 = 0: dst = saved
+ * sign: 1 or -1. Inputs: saved, v, norm2 (1). Output: dst, in a buffer. attr.scalar.i = sign */
+#define DASS_SHIFT_LENGTH 0.01
+void dass_shift(dass_graph *g, dass_val dst_ref, dass_val saved, dass_val v, dass_val norm2, int32_t sign);
+/* Correction of an unrolled gradient by a product of the mixed second derivative with v, from the gradients p and n at
+ * the two ends of a shift along v (eps as there), in place:
+ *     d_alpha -= xi (p - n) / (2 eps)
+ * Inputs: d_alpha, p, n, norm2 (1), step. Output: d_alpha', the same storage. */
+void dass_hvp(dass_graph *g, dass_val d_alpha_ref, dass_val p, dass_val n, dass_val norm2, dass_val step);
 
 /* ---- graph -> graph ------------------------------------------------------------------------------------------ */
 

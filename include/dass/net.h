@@ -56,7 +56,12 @@ typedef enum dass_stage { DASS_STAGE_DENSE, DASS_STAGE_SCORE, DASS_STAGE_FINETUN
 typedef enum dass_task {
     DASS_TASK_WEIGHTS, /* T_w: training batch -> gradients of weights (or scores) -> clip -> SGD */
     DASS_TASK_ALPHA,   /* V: validation batch -> gradient of alpha -> Adam */
-    DASS_TASK_EVAL     /* loss and correct only, running statistics for discrete networks */
+    DASS_TASK_EVAL,    /* loss and correct only, running statistics for discrete networks */
+    /* the second-order step of alpha, in this order; see below */
+    DASS_TASK_UNROLL,         /* training batch: theta saved, theta <- theta' */
+    DASS_TASK_UNROLLED_ALPHA, /* validation batch at theta': gradient of alpha, v; theta <- saved + eps v */
+    DASS_TASK_HESSIAN_P,      /* training batch at saved + eps v: p; theta <- saved - eps v */
+    DASS_TASK_HESSIAN_N       /* training batch at saved - eps v: n; theta <- saved; correction, Adam */
 } dass_task;
 
 typedef struct dass_phase {
@@ -88,11 +93,34 @@ typedef struct dass_phase {
  *   ALPHA    the same heads, gradient of ALPHA only, Adam
  *   EVAL     loss and correct only
  *
+ * The second-order step of alpha (unrolled.c) is four graphs over theta = W and AF, run in this order with one step
+ * block, the training batch of the first given again to the last two; WEIGHTS follows on that batch. Dense and finetune
+ * (the heads above; gradient of MASKED times bit is that of W). xi, momentum and weight decay are the step block's.
+ *
+ *   UNROLL          grad = gradients of W and AF, unclipped;  W_SAVED, AF_SAVED = theta;
+ *                   theta = saved - xi (momentum m + grad + weight_decay saved), decay on kept entries only
+ *   UNROLLED_ALPHA  ALPHA_GRAD = gradient of alpha;  v = gradients of W and AF, left in W_GRAD and AF_GRAD;
+ *                   NORM2 = |v|^2 over both;  theta = saved + eps v,  eps = 0.01 / |v|
+ *   HESSIAN_P       ALPHA_GRAD_P = gradient of alpha;  theta = saved - eps v
+ *   HESSIAN_N       ALPHA_GRAD_N = gradient of alpha;  theta = saved, the same bytes;
+ *                   ALPHA_GRAD -= xi (P - N) / (2 eps);  Adam
+ *
+ * No other graph may run in between: they share v and its norm. In the score stage these tasks are DASS_UNSUPPORTED:
+ * weights move the loss there through a mask that scores decide, and scores that are shifted flip its bits, so that the
+ * difference of gradients is of two networks and no derivative. That stage uses ALPHA (dass_alpha_tasks says so).
+ *
  * Loss and correct, those of the main classifier, land in buffers LOSS and CORRECT. Inputs: IMAGES, LABELS, SAMPLES,
  * STEP. Graphs that mask refer to the whole of group W, so a phase with an auxiliary head is built first, or the head's
  * parameters are in the store before. Where the store has a head that the phase does not train, its gradient is 0. */
 dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_phase *phase, dass_dtype real,
                              dass_backend *be, dass_graph **out);
+
+#define DASS_MAX_ALPHA_TASKS 4
+/* The graphs that move alpha once, in their order; returns how many. order 1, or the score stage: ALPHA alone; order 2:
+ * the four above. */
+uint32_t dass_alpha_tasks(dass_stage stage, int64_t order, dass_task tasks[DASS_MAX_ALPHA_TASKS]);
+/* Whether a graph of a search reads the validation batch (ALPHA, UNROLLED_ALPHA, EVAL) or the training batch. */
+bool dass_task_validates(dass_task task);
 
 /* Sizes of a network, counted from its graph and store (auxiliary parameters left out). */
 typedef struct dass_net_count {

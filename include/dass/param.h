@@ -43,7 +43,11 @@
     X(AUX_WEIGHT, REAL, 1)     \
     X(IMAGES, U8, 0)           \
     X(LABELS, I32, 0)          \
-    X(SAMPLES, I32, 0)
+    X(SAMPLES, I32, 0)         \
+    X(W_SAVED, REAL, W)        \
+    X(AF_SAVED, REAL, AF)      \
+    X(ALPHA_GRAD_P, REAL, ALPHA) \
+    X(ALPHA_GRAD_N, REAL, ALPHA)
 
 enum {
     DASS_BUF_TEMP,

@@ -35,7 +35,8 @@ typedef struct dass_run_options {
 } dass_run_options;
 
 /* search.method dass: the three stages. darts: one dense stage of as many epochs. random: no training at all, a
- * genotype from run.seed. search.order 2 is DASS_UNSUPPORTED. *out: the genotype. */
+ * genotype from run.seed. search.order 2: alpha's gradient through one unrolled step, but first order in
+ * the score stage (net.h says why). *out: the genotype. */
 dass_status dass_run_search(const dass_run_options *opt, dass_genotype *out);
 dass_status dass_run_derive(const char *from, dass_genotype *out);
 dass_status dass_run_train(const dass_run_options *opt);
@@ -64,7 +65,8 @@ double dass_alpha_entropy(const double *alpha, int64_t n_rows, int32_t n_cols);
 /* ---- sizes, for `dass plan` ----------------------------------------------------------------------------------- */
 
 typedef struct dass_stage_size {
-    const char *stage, *task; /* "dense" "score" "finetune" | "weights" "alpha" "eval" */
+    const char *stage; /* "dense" "score" "finetune" */
+    const char *task;  /* "weights" "eval" "alpha", or "unroll" "unrolled" "hessian+" "hessian-" in second order */
     int32_t batch;
     int64_t nodes;
     size_t peak_bytes, bound_bytes, sum_bytes;
@@ -76,7 +78,7 @@ typedef struct dass_big_value {
     uint32_t first, last; /* nodes of its life */
 } dass_big_value;
 
-#define DASS_MAX_STAGE_SIZES 8
+#define DASS_MAX_STAGE_SIZES 12
 #define DASS_N_BIG_VALUES 10
 
 typedef struct dass_sizes {
@@ -86,7 +88,7 @@ typedef struct dass_sizes {
     dass_net_count count;
     int64_t kept;
     double density;     /* kept / weights */
-    int64_t nodes_step; /* supernet: weight graph + alpha graph of a dense step; else the training graph */
+    int64_t nodes_step; /* supernet: weight graph + alpha graphs of a dense step; else the training graph */
     size_t param_bytes; /* buffers other than inputs that any stage uses */
     size_t input_bytes;
     int32_t batch;

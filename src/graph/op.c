@@ -107,7 +107,12 @@ static double per_element(dass_op op, uint32_t n_in)
         return 6;
     case DASS_OP_ADAM:
         return 14;
+    case DASS_OP_UNROLL:
+        return 6;
+    case DASS_OP_SHIFT:
+        return 2;
     case DASS_OP_EMA:
+    case DASS_OP_HVP:
         return 3;
     default:
         return 1;
@@ -172,6 +177,10 @@ static int print_attr(const dass_node_rec *r, char *buf, size_t n)
         return snprintf(buf, n, " %d terms", r->attr.sum.n_terms);
     case DASS_OP_DROP_PATH:
         return snprintf(buf, n, " key %016llx", (unsigned long long)r->attr.scalar.n);
+    case DASS_OP_UNROLL:
+        return snprintf(buf, n, " group %d", r->attr.scalar.i);
+    case DASS_OP_SHIFT:
+        return snprintf(buf, n, " %+d", r->attr.scalar.i);
     default:
         return 0;
     }

@@ -162,3 +162,42 @@ void dass_ema(dass_graph *g, dass_val avg_ref, dass_val x, dass_val step)
     const dass_val in[] = {avg_ref, x, step};
     effect1(g, DASS_OP_EMA, in, 3, NULL, avg_ref);
 }
+
+void dass_unroll(dass_graph *g, dass_val dst_ref, dass_val saved, dass_val m, dass_val grad, dass_val step,
+                 dass_val bits, int32_t group)
+{
+    const int64_t n = saved ? count_of(g, saved) : 1;
+    if (!flat_ok(g, "unroll", "destination", dst_ref, n, true) || !flat_ok(g, "unroll", "saved", saved, n, false) ||
+        !flat_ok(g, "unroll", "momentum", m, n, false) || !flat_ok(g, "unroll", "gradient", grad, n, false) ||
+        !step_ok(g, "unroll", step, group) || (bits && !flat_ok(g, "unroll", "bits", bits, n, false)))
+        return;
+    const dass_attr a = {.scalar = {.i = group}};
+    const dass_val in[] = {saved, m, grad, step, bits};
+    effect1(g, DASS_OP_UNROLL, in, 5, &a, dst_ref);
+}
+
+void dass_shift(dass_graph *g, dass_val dst_ref, dass_val saved, dass_val v, dass_val norm2, int32_t sign)
+{
+    const int64_t n = saved ? count_of(g, saved) : 1;
+    if (!flat_ok(g, "shift", "destination", dst_ref, n, true) || !flat_ok(g, "shift", "saved", saved, n, false) ||
+        !flat_ok(g, "shift", "direction", v, n, false) || !flat_ok(g, "shift", "norm2", norm2, 1, false))
+        return;
+    if (sign != 1 && sign != -1) {
+        dass__graph_fail(g, DASS_ARG, "shift: sign %d of %s, must be 1 or -1", sign, dass__show(g, dst_ref));
+        return;
+    }
+    const dass_attr a = {.scalar = {.i = sign}};
+    const dass_val in[] = {saved, v, norm2};
+    effect1(g, DASS_OP_SHIFT, in, 3, &a, dst_ref);
+}
+
+void dass_hvp(dass_graph *g, dass_val d_alpha_ref, dass_val p, dass_val n, dass_val norm2, dass_val step)
+{
+    const int64_t count = d_alpha_ref ? count_of(g, d_alpha_ref) : 1;
+    if (!flat_ok(g, "hvp", "gradient", d_alpha_ref, count, true) || !flat_ok(g, "hvp", "p", p, count, false) ||
+        !flat_ok(g, "hvp", "n", n, count, false) || !flat_ok(g, "hvp", "norm2", norm2, 1, false) ||
+        !step_ok(g, "hvp", step, 0))
+        return;
+    const dass_val in[] = {d_alpha_ref, p, n, norm2, step};
+    effect1(g, DASS_OP_HVP, in, 5, NULL, d_alpha_ref);
+}

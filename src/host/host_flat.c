@@ -320,6 +320,62 @@ static dass_status run_ema(dass_backend *be, void *impl)
     return DASS_OK;
 }
 
+/* ---- second order: unrolled weights, shifts, the correction ---------------------------------------------------- */
+
+static dass_status run_unroll(dass_backend *be, void *impl)
+{
+    const dass_host *h = (const dass_host *)be;
+    const flat_impl *m = impl;
+    const float *saved = arg_in(m, 0);
+    const float *moment = arg_in(m, 1);
+    const float *grad = arg_in(m, 2);
+    const dass_step_block *step = arg_in(m, 3);
+    const uint64_t *bits = arg_in(m, 4);
+    float *dst = arg_out(m, 0);
+    const dass__v_unroll a = {.decay = (float)step->weight_decay[attr(m)->scalar.i],
+                              .momentum = (float)step->momentum,
+                              .xi = (float)step->xi};
+#pragma omp parallel for schedule(static) num_threads(h->n_threads)
+    for (int64_t i = 0; i < m->chunks; i++) {
+        const int64_t at = i * CHUNK;
+        h->vec->unroll(&a, saved + at, moment + at, grad + at, bits ? bits + at / 64 : NULL, chunk_len(m, i), dst + at);
+    }
+    return DASS_OK;
+}
+
+static dass_status run_shift(dass_backend *be, void *impl)
+{
+    const dass_host *h = (const dass_host *)be;
+    const flat_impl *m = impl;
+    const float *saved = arg_in(m, 0);
+    const float *v = arg_in(m, 1);
+    const double norm2 = (double)*(const float *)arg_in(m, 2);
+    float *dst = arg_out(m, 0);
+    /* a NaN norm stays visible */
+    const float eps = norm2 == 0 ? 0 : (float)(attr(m)->scalar.i * DASS_SHIFT_LENGTH / sqrt(norm2));
+#pragma omp parallel for schedule(static) num_threads(h->n_threads)
+    for (int64_t i = 0; i < m->chunks; i++)
+        h->vec->shift(eps, saved + i * CHUNK, v + i * CHUNK, chunk_len(m, i), dst + i * CHUNK);
+    return DASS_OK;
+}
+
+static dass_status run_hvp(dass_backend *be, void *impl)
+{
+    const dass_host *h = (const dass_host *)be;
+    const flat_impl *m = impl;
+    const float *d = arg_in(m, 0);
+    const float *p = arg_in(m, 1);
+    const float *n = arg_in(m, 2);
+    const double norm2 = (double)*(const float *)arg_in(m, 3);
+    const dass_step_block *step = arg_in(m, 4);
+    float *dst = arg_out(m, 0);
+    const float rate = (float)(step->xi * sqrt(norm2) / (2 * DASS_SHIFT_LENGTH));
+#pragma omp parallel for schedule(static) num_threads(h->n_threads)
+    for (int64_t i = 0; i < m->chunks; i++)
+        h->vec->hvp(rate, d + i * CHUNK, p + i * CHUNK, n + i * CHUNK, chunk_len(m, i), dst + i * CHUNK);
+    return DASS_OK;
+}
+
 /* ---- fill and copy --------------------------------------------------------------------------------------------- */
 
 static dass_status run_fill(dass_backend *be, void *impl)
@@ -363,6 +419,9 @@ PREPARE(mask_scores, dass_value_count)
 PREPARE(sgd, dass_value_count)
 PREPARE(adam, dass_value_count)
 PREPARE(ema, dass_value_count)
+PREPARE(unroll, dass_value_count)
+PREPARE(shift, dass_value_count)
+PREPARE(hvp, dass_value_count)
 PREPARE(fill, dass_value_count)
 PREPARE(copy, dass_value_bytes)
 
@@ -381,6 +440,9 @@ const dass__row dass__rows_flat[] = {
     {DASS_OP_SGD, "sgd", NULL, prepare_sgd, NULL, NULL},
     {DASS_OP_ADAM, "adam", NULL, prepare_adam, NULL, NULL},
     {DASS_OP_EMA, "ema", NULL, prepare_ema, NULL, NULL},
+    {DASS_OP_UNROLL, "unroll", NULL, prepare_unroll, NULL, NULL},
+    {DASS_OP_SHIFT, "shift", NULL, prepare_shift, NULL, NULL},
+    {DASS_OP_HVP, "hvp", NULL, prepare_hvp, NULL, NULL},
     {DASS_OP_FILL, "fill", fits, prepare_fill, NULL, NULL},
     {DASS_OP_COPY, "copy", NULL, prepare_copy, NULL, NULL},
     {DASS_OP_NONE, NULL, NULL, NULL, NULL, NULL},

@@ -207,7 +207,10 @@ static size_t ws_none(const dass_graph *g, dass_node n)
     R(NORM2, norm2, ws_none)                       \
     R(SGD, sgd, ws_none)                           \
     R(ADAM, adam, ws_none)                         \
-    R(EMA, ema, ws_none)
+    R(EMA, ema, ws_none)                           \
+    R(UNROLL, unroll, ws_none)                     \
+    R(SHIFT, shift, ws_none)                       \
+    R(HVP, hvp, ws_none)
 
 #define R(OP, fn, ws)                                                                                                \
     static dass_status prepare_##fn(dass_host *h, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k) \

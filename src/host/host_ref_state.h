@@ -199,3 +199,46 @@ static dass_status run_ema(dass_backend *be, void *impl)
     }
     return DASS_OK;
 }
+
+/* dst = saved - xi (momentum m + grad + weight_decay saved), the decay only where the bit is set when bits are given
+ * in: saved, m, grad, step block, bits or 0    out: dst.   Liu et al. 2019, DARTS */
+static dass_status run_unroll(dass_backend *be, void *impl)
+{
+    (void)be;
+    const dass__impl *k = impl;
+    const dass_step_block *step = src(k, 3);
+    const uint64_t *bits = src(k, 4);
+    for (int64_t i = 0; i < in_count(k, 0); i++) {
+        const double saved = ld(src(k, 0), i);
+        const double decay = bits && !bit_at(bits, i) ? 0 : step->weight_decay[attr(k)->scalar.i];
+        const double d = step->momentum * ld(src(k, 1), i) + ld(src(k, 2), i) + decay * saved;
+        st(dst(k, 0), i, saved - step->xi * d);
+    }
+    return DASS_OK;
+}
+
+/* dst = saved + sign length / sqrt(norm2) v;   norm2 = 0: dst = saved
+ * in: saved, v, norm2 (1)    out: dst */
+static dass_status run_shift(dass_backend *be, void *impl)
+{
+    (void)be;
+    const dass__impl *k = impl;
+    const double norm2 = ld(src(k, 2), 0);
+    const double eps = norm2 == 0 ? 0 : attr(k)->scalar.i * DASS_SHIFT_LENGTH / sqrt(norm2);
+    for (int64_t i = 0; i < in_count(k, 0); i++)
+        st(dst(k, 0), i, ld(src(k, 0), i) + eps * ld(src(k, 1), i));
+    return DASS_OK;
+}
+
+/* d_alpha' = d_alpha - xi (p - n) sqrt(norm2) / (2 length)
+ * in: d_alpha, p, n, norm2 (1), step block    out: d_alpha', the same storage */
+static dass_status run_hvp(dass_backend *be, void *impl)
+{
+    (void)be;
+    const dass__impl *k = impl;
+    const dass_step_block *step = src(k, 4);
+    const double rate = step->xi * sqrt(ld(src(k, 3), 0)) / (2 * DASS_SHIFT_LENGTH);
+    for (int64_t i = 0; i < in_count(k, 0); i++)
+        st(dst(k, 0), i, ld(src(k, 0), i) - rate * (ld(src(k, 1), i) - ld(src(k, 2), i)));
+    return DASS_OK;
+}

@@ -165,3 +165,48 @@ void DASS_VEC(adam)(const dass__v_adam *a, const float *theta, const float *m, c
         theta_out[i] = t - m_new * rate / (__builtin_sqrtf(v_new * a->correct2) + a->eps);
     }
 }
+
+INLINE void unroll(const dass__v_unroll *a, const float *saved, const float *m, const float *grad, const uint64_t *bits,
+                   int64_t n, float *dst)
+{
+    const vf decay = VSET1(a->decay);
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64)
+        for (int j = 0; j < 64; j += DASS_VL) {
+            const vf t = VLOAD(saved + i + j);
+            const vf wd = bits ? (vf)(expand(bits[i / 64] >> j) & (vi)decay) : decay;
+            const vf d = VLOAD(m + i + j) * a->momentum + (VLOAD(grad + i + j) + wd * t);
+            VSTORE(dst + i + j, t - d * a->xi);
+        }
+    for (; i < n; i++) {
+        const float wd = !bits || bit_at(bits, i) ? a->decay : 0;
+        dst[i] = saved[i] - a->xi * (a->momentum * m[i] + (grad[i] + wd * saved[i]));
+    }
+}
+
+void DASS_VEC(unroll)(const dass__v_unroll *a, const float *saved, const float *m, const float *grad,
+                      const uint64_t *bits, int64_t n, float *dst)
+{
+    if (bits)
+        unroll(a, saved, m, grad, bits, n, dst);
+    else
+        unroll(a, saved, m, grad, NULL, n, dst);
+}
+
+void DASS_VEC(shift)(float eps, const float *x, const float *v, int64_t n, float *dst)
+{
+    int64_t i = 0;
+    for (; i + DASS_VL <= n; i += DASS_VL)
+        VSTORE(dst + i, VLOAD(x + i) + VLOAD(v + i) * eps);
+    for (; i < n; i++)
+        dst[i] = x[i] + eps * v[i];
+}
+
+void DASS_VEC(hvp)(float rate, const float *d, const float *p, const float *q, int64_t n, float *dst)
+{
+    int64_t i = 0;
+    for (; i + DASS_VL <= n; i += DASS_VL)
+        VSTORE(dst + i, VLOAD(d + i) - (VLOAD(p + i) - VLOAD(q + i)) * rate);
+    for (; i < n; i++)
+        dst[i] = d[i] - rate * (p[i] - q[i]);
+}

@@ -79,6 +79,17 @@ dass_status dass__zoo_find(const char *name, dass_net_kind *out);
 dass_val dass__mobilenet_v2(dass__builder *b, const dass_arch *arch, dass_val x);
 dass_val dass__resnet18(dass__builder *b, const dass_arch *arch, dass_val x);
 
+/* ---- phase.c, unrolled.c ---- */
+
+/* Reference to a whole buffer of the store, flat, as it is at this place of the graph; and to the step block. */
+dass_val dass__whole(dass_graph *g, const dass_store *s, dass_buf b);
+dass_val dass__step_ref(dass_graph *g);
+/* Gradient and effects of the four tasks of a second-order step, behind the loss of their forward graph. */
+dass_status dass__unrolled_build(dass_graph *g, const dass_store *s, const dass_phase *phase, dass_val loss);
+bool dass__task_is_unrolled(dass_task task);
+/* DASS_UNSUPPORTED in the score stage. */
+dass_status dass__unrolled_check(const dass_phase *phase);
+
 /* ---- param.c ---- */
 
 /* Elements behind one output: product of all dims but the first. */

@@ -11,7 +11,7 @@ typedef struct loss_values {
 } loss_values;
 
 /* Reference to a whole buffer of the store, flat. */
-static dass_val whole(dass_graph *g, const dass_store *s, dass_buf b)
+dass_val dass__whole(dass_graph *g, const dass_store *s, dass_buf b)
 {
     const int32_t dim[4] = {(int32_t)dass_store_buf_count(s, b), 1, 1, 1};
     if (b == DASS_BUF_BITS)
@@ -19,10 +19,20 @@ static dass_val whole(dass_graph *g, const dass_store *s, dass_buf b)
     return dass_ref(g, dass_buf_name(b), b, 0, DASS_LAYOUT_FLAT, 1, dim);
 }
 
-static dass_val step_block(dass_graph *g)
+dass_val dass__step_ref(dass_graph *g)
 {
     const int32_t dim[4] = {(int32_t)sizeof(dass_step_block), 1, 1, 1};
     return dass_ref_typed(g, "step", DASS_U8, DASS_BUF_STEP, 0, DASS_LAYOUT_FLAT, 1, dim);
+}
+
+static dass_val whole(dass_graph *g, const dass_store *s, dass_buf b)
+{
+    return dass__whole(g, s, b);
+}
+
+static dass_val step_block(dass_graph *g)
+{
+    return dass__step_ref(g);
 }
 
 /* MASKED of this step. The score stage decides anew which entries are kept; the finetune stage
@@ -225,13 +235,14 @@ static dass_status check_phase(const dass_arch *arch, const dass_phase *phase)
         return DASS_FAIL(
             DASS_ARG,
             "phase: the score stage needs the table of kept counts (dass_density_allocate)");
-    if (phase->task == DASS_TASK_ALPHA && arch->kind != DASS_NET_SUPERNET)
+    const bool unrolled = dass__task_is_unrolled(phase->task);
+    if ((phase->task == DASS_TASK_ALPHA || unrolled) && arch->kind != DASS_NET_SUPERNET)
         return DASS_FAIL(DASS_ARG,
                          "phase: only the supernet has alphas to train; this network is discrete");
     if (!(phase->auxiliary >= 0.0 && phase->auxiliary <= 1e6))
         return DASS_FAIL(DASS_ARG, "phase: weight %g of the auxiliary loss, must be 0 to 1e6",
                          phase->auxiliary);
-    return DASS_OK;
+    return unrolled ? dass__unrolled_check(phase) : DASS_OK;
 }
 
 static void size_inputs(dass_store *s, const dass_arch *arch, int32_t batch)
@@ -299,6 +310,12 @@ dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_ph
         break;
     case DASS_TASK_ALPHA:
         DASS_TRY_TO(step_alpha(g, s, values.loss), st, fail);
+        break;
+    case DASS_TASK_UNROLL:
+    case DASS_TASK_UNROLLED_ALPHA:
+    case DASS_TASK_HESSIAN_P:
+    case DASS_TASK_HESSIAN_N:
+        DASS_TRY_TO(dass__unrolled_build(g, s, phase, values.loss), st, fail);
         break;
     case DASS_TASK_EVAL:
         break;

@@ -64,8 +64,7 @@ static dass_status count_macs(dass__session *s, const uint64_t *bits, dass_eval 
     const int32_t dim[4] = {1, a->in_channels, a->image, a->image};
     dass_val logits = 0;
     const dass_val x = dass_ref(g, "x", DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, dim);
-    const dass_status st =
-        dass_net_build(g, s->store, a, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH, x, NULL, &logits, NULL);
+    const dass_status st = dass_net_build(g, s->store, a, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH, x, NULL, &logits, NULL);
     for (dass_node n = 1; st == DASS_OK && n < g->n_nodes; ++n) {
         if (g->nodes[n].op != DASS_OP_CONV)
             continue;

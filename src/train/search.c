@@ -1,7 +1,7 @@
 /* Architecture search: the stages over a supernet, and deriving a genotype from what they leave. First order: alpha
- * takes the gradient of the validation loss at the present weights (DARTS with xi = 0), evaluated on the masked network
- * in the score and finetune stages (DASS). Invariant: the training half moves weights and scores, the validation half
- * moves alpha, and no image is in both.
+ * takes the gradient of the validation loss at the present weights (DARTS with xi = 0), second order: at the weights
+ * after one more step; evaluated on the masked network in the score and finetune stages (DASS). Invariant: the training
+ * half moves weights and scores, the validation half moves alpha, and no image is in both.
  */
 #include <string.h>
 
@@ -28,11 +28,8 @@ static dass_status open_halves(const dass__session *s, halves *h)
     int64_t n_train = 0;
     dass_status st = DASS_OK;
     DASS_TRY_TO(dass_data_split(part->n, c->search_train_part, s->block.seed, &h->index, &n_train), st, fail);
-    dass_source_options opt = {.batch = (int32_t)c->train_batch,
-                               .seed = s->block.seed,
-                               .name = "train",
-                               .shuffle = true,
-                               .prefetch = true};
+    dass_source_options opt = {
+        .batch = (int32_t)c->train_batch, .seed = s->block.seed, .name = "train", .shuffle = true, .prefetch = true};
     DASS_TRY_TO(dass_source_make(s->data, part, h->index, n_train, &opt, &h->train), st, fail);
     opt.name = "validation";
     DASS_TRY_TO(dass_source_make(s->data, part, h->index + n_train, part->n - n_train, &opt, &h->validation), st, fail);
@@ -113,11 +110,6 @@ dass_status dass_run_search(const dass_run_options *opt, dass_genotype *out)
     const dass_config *c = opt->config;
     dass_arch arch;
     DASS_TRY(dass_config_check(c));
-    if (c->search_order != 1)
-        return DASS_FAIL(DASS_UNSUPPORTED,
-                         "%s: search.order: %lld: this version searches in first order only; set "
-                         "search.order=1",
-                         c->origin[DASS_KEY_search_order], (long long)c->search_order);
     DASS_TRY(dass_arch_from_config(c, &arch));
     if (arch.kind != DASS_NET_SUPERNET)
         return DASS_FAIL(DASS_CONFIG,
@@ -142,7 +134,7 @@ static dass_status derive(const dass_params *params, dass_store *store, dass_gen
     if (a->kind != DASS_NET_SUPERNET)
         return DASS_FAIL(DASS_ARG, "%s holds %s, which has no alphas; derive reads what search left", params->path,
                          params->info.state);
-    DASS_TRY(dass__register_params(store, a));
+    DASS_TRY(dass__register_params(store, a, false));
     const int64_t n = dass_store_count(store, DASS_GROUP_ALPHA);
     void *alpha = NULL;
     DASS_TRY(dass_mem_alloc((size_t)n * sizeof(double), "alpha", &alpha));

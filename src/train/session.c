@@ -44,14 +44,17 @@ void dass__network_text(const dass_arch *a, char *buf, size_t n)
     }
 }
 
-dass_status dass__register_params(dass_store *s, const dass_arch *arch)
+dass_status dass__register_params(dass_store *s, const dass_arch *arch, bool auxiliary)
 {
     dass_graph *g = NULL;
     DASS_TRY(dass_graph_make(DASS_F32, &g));
     const int32_t dim[4] = {1, arch->in_channels, arch->image, arch->image};
     const dass_val x = dass_ref(g, "x", DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, dim);
+    const dass_net_extras extras = {.auxiliary = auxiliary};
     dass_val logits = 0;
-    dass_status st = dass_net_build(g, s, arch, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH_TRACK, x, NULL, &logits, NULL);
+    dass_val aux_logits = 0;
+    dass_status st =
+        dass_net_build(g, s, arch, DASS_WEIGHTS_DENSE, DASS_NORM_BATCH_TRACK, x, &extras, &logits, &aux_logits);
     if (st == DASS_OK)
         st = g->status;
     dass_graph_free(g);
@@ -89,7 +92,8 @@ static dass_status open_store(dass__session *s, const dass_params *from)
 {
     const dass_config *c = s->cfg;
     DASS_TRY(dass_store_make(s->be->ops->real, &s->store));
-    DASS_TRY(dass__register_params(s->store, &s->arch));
+    const bool trains = strcmp(s->command, "train") == 0 || strcmp(s->command, "prune") == 0;
+    DASS_TRY(dass__register_params(s->store, &s->arch, trains && c->train_auxiliary > 0.0));
     const int64_t rows = c->train_batch > c->run_eval_batch ? c->train_batch : c->run_eval_batch;
     dass_store_size(s->store, DASS_BUF_IMAGES, rows * s->data->h * s->data->w * s->data->c);
     dass_store_size(s->store, DASS_BUF_LABELS, rows);

@@ -100,8 +100,8 @@ dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out);
 dass_status dass__feed_again(dass__session *s, const dass_batch *batch);
 /* Backend by "name" or "name:ordinal". */
 dass_status dass__backend_open(const dass_config *c, const char *device, dass_backend **out);
-/* Every parameter of the network into the store. */
-dass_status dass__register_params(dass_store *s, const dass_arch *arch);
+/* Every parameter of the network into the store, those of the auxiliary head too if it is wanted. */
+dass_status dass__register_params(dass_store *s, const dass_arch *arch, bool auxiliary);
 
 /* ---- stage.c -------------------------------------------------------------------------------------------------- */
 

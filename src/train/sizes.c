@@ -11,14 +11,13 @@ typedef struct stage_row {
     dass_task task_id;
 } stage_row;
 
-static const stage_row supernet_rows[] = {
-    {"dense", "weights", DASS_STAGE_DENSE, DASS_TASK_WEIGHTS},
-    {"dense", "alpha", DASS_STAGE_DENSE, DASS_TASK_ALPHA},
-    {"score", "weights", DASS_STAGE_SCORE, DASS_TASK_WEIGHTS},
-    {"score", "alpha", DASS_STAGE_SCORE, DASS_TASK_ALPHA},
-    {"finetune", "weights", DASS_STAGE_FINETUNE, DASS_TASK_WEIGHTS},
-    {"finetune", "alpha", DASS_STAGE_FINETUNE, DASS_TASK_ALPHA},
-};
+static const char *const stage_words[] = {
+    [DASS_STAGE_DENSE] = "dense", [DASS_STAGE_SCORE] = "score", [DASS_STAGE_FINETUNE] = "finetune"};
+static const char *const alpha_words[] = {[DASS_TASK_ALPHA] = "alpha",
+                                          [DASS_TASK_UNROLL] = "unroll",
+                                          [DASS_TASK_UNROLLED_ALPHA] = "unrolled",
+                                          [DASS_TASK_HESSIAN_P] = "hessian+",
+                                          [DASS_TASK_HESSIAN_N] = "hessian-"};
 static const stage_row discrete_rows[] = {
     {"dense", "weights", DASS_STAGE_DENSE, DASS_TASK_WEIGHTS},
     {"score", "weights", DASS_STAGE_SCORE, DASS_TASK_WEIGHTS},
@@ -134,12 +133,18 @@ static dass_status measure_stage(measure *m, const stage_row *row, dass_sizes *o
     dass_phase phase = dass__phase_of(m->cfg, row->task_id, row->stage_id);
     phase.mean = zeros; /* sizes do not depend on the data */
     phase.std = ones;
+    if (!out->supernet && row->task_id == DASS_TASK_WEIGHTS) {
+        phase.drop_path = m->cfg->train_drop_path > 0.0;
+        phase.auxiliary = m->cfg->train_auxiliary;
+        phase.ema = m->cfg->train_ema > 0.0 && row->stage_id != DASS_STAGE_SCORE;
+    }
     phase.segments = m->segments;
     phase.n_segments = m->n_segments;
     dass_steps steps;
     DASS_TRY(dass_steps_plan(m->store, &m->arch, &phase, 1, m->be, NULL, &steps));
     const dass_plan *plan = dass_exec_plan(steps.exec[0]);
     m->bufs |= dass_graph_bufs(steps.graph[0]);
+    DASS_ASSERT(out->n_stages < DASS_MAX_STAGE_SIZES);
     dass_stage_size *s = &out->stage[out->n_stages];
     *s = (dass_stage_size){.stage = row->stage,
                            .task = row->task,
@@ -160,6 +165,24 @@ static dass_status measure_stage(measure *m, const stage_row *row, dass_sizes *o
     return st;
 }
 
+/* The weights' graph of every stage, and those that move alpha there. */
+static dass_status measure_supernet(measure *m, dass_sizes *out)
+{
+    for (int i = DASS_STAGE_DENSE; i <= DASS_STAGE_FINETUNE; ++i) {
+        const dass_stage stage = (dass_stage)i;
+        dass_task tasks[DASS_MAX_ALPHA_TASKS];
+        const uint32_t n = dass_alpha_tasks(stage, m->cfg->search_order, tasks);
+        stage_row row = {stage_words[i], "weights", stage, DASS_TASK_WEIGHTS};
+        DASS_TRY(measure_stage(m, &row, out));
+        for (uint32_t k = 0; k < n; ++k) {
+            row.task = alpha_words[tasks[k]];
+            row.task_id = tasks[k];
+            DASS_TRY(measure_stage(m, &row, out));
+        }
+    }
+    return DASS_OK;
+}
+
 static bool is_input(dass_buf b)
 {
     return b == DASS_BUF_IMAGES || b == DASS_BUF_LABELS || b == DASS_BUF_SAMPLES || b == DASS_BUF_STEP;
@@ -168,12 +191,12 @@ static bool is_input(dass_buf b)
 static dass_status measure_all(measure *m, dass_sizes *out)
 {
     DASS_TRY(dass_net_measure(&m->arch, DASS_LOWER_ALL, &out->count));
-    DASS_TRY(dass__register_params(m->store, &m->arch));
+    DASS_TRY(dass__register_params(m->store, &m->arch, !out->supernet && m->cfg->train_auxiliary > 0.0));
     DASS_TRY(count_kept(m, out));
-    const stage_row *rows = out->supernet ? supernet_rows : discrete_rows;
-    const size_t n_rows = out->supernet ? sizeof supernet_rows / sizeof *rows : sizeof discrete_rows / sizeof *rows;
-    for (size_t i = 0; i < n_rows; ++i)
-        DASS_TRY(measure_stage(m, &rows[i], out));
+    if (out->supernet)
+        DASS_TRY(measure_supernet(m, out));
+    for (size_t i = 0; !out->supernet && i < sizeof discrete_rows / sizeof *discrete_rows; ++i)
+        DASS_TRY(measure_stage(m, &discrete_rows[i], out));
     for (dass_buf b = 1; b < DASS_N_BUFS; ++b) {
         if (!(m->bufs >> b & 1))
             continue;

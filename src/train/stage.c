@@ -10,7 +10,7 @@
 
 #include "session.h"
 
-#define MAX_PHASES 6
+#define MAX_PHASES (DASS_MAX_ALPHA_TASKS + 1)
 
 /* The graphs of a stage and what runs them: alpha's first, which see the weights before the step, then the weights'. */
 typedef struct loop {
@@ -58,18 +58,12 @@ static dass_status check_loss(const loop *l, double loss, const char *what)
                      loss);
 }
 
-/* Whose batch a graph reads. */
-static bool reads_validation(dass_task task)
-{
-    return task == DASS_TASK_ALPHA;
-}
-
 static dass_status run_graph(loop *l, uint32_t i, const dass_batch *train, const dass_batch *validation)
 {
     dass__session *s = l->s;
     double loss = 0.0;
     double correct = 0.0;
-    const bool other = reads_validation(l->task[i]);
+    const bool other = dass_task_validates(l->task[i]);
     DASS_TRY(dass__feed_again(s, other ? validation : train));
     DASS_TRY(dass_steps_run(s->store, &l->steps, i, &s->block, &loss, &correct));
     DASS_TRY(check_loss(l, loss, other ? "validation" : "training"));
@@ -286,7 +280,7 @@ static dass_status plan_stage(loop *l)
     dass__session *s = l->s;
     uint32_t n = 0;
     if (stage->alpha)
-        l->task[n++] = DASS_TASK_ALPHA;
+        n = dass_alpha_tasks(stage->stage, stage->second_order ? 2 : 1, l->task);
     l->task[n++] = DASS_TASK_WEIGHTS;
     dass_phase phase[MAX_PHASES];
     for (uint32_t i = 0; i < n; ++i) {
@@ -296,6 +290,9 @@ static dass_status plan_stage(loop *l)
         phase[i].segments = s->segments;
         phase[i].n_segments = s->n_segments;
         phase[i].label_smoothing = stage->label_smoothing;
+        phase[i].drop_path = stage->drop_path > 0.0;
+        phase[i].auxiliary = stage->auxiliary;
+        phase[i].ema = stage->ema > 0.0;
     }
     const dass_exec_options opt = {.guard = s->opt->guard};
     DASS_TRY(dass_steps_plan(s->store, &s->arch, phase, n, s->be, &opt, &l->steps));

@@ -6,7 +6,7 @@ cat >tiny.yaml <<'YAML'
 net: {channels: 4, layers: 3, nodes: 2, classes: 3, in_channels: 2, image: 8}
 data: {name: random, limit: 400, test_limit: 30, pad: 1}
 search: {density: 0.3, epochs: {pretrain: 2, score: 2, finetune: 1}}
-train: {batch: 10, epochs: 3, ema: 0.9, warmup: 1}
+train: {batch: 10, epochs: 3, ema: 0.9, warmup: 1, drop_path: 0.3}
 prune: {density: 0.25, every: 7, epochs: {score: 2, finetune: 2}}
 run: {threads: 1, eval_batch: 8}
 YAML
@@ -41,6 +41,7 @@ survives() { # name, arguments of dass...
     echo "$name: $verdict"
 }
 survives search search -c tiny.yaml
+survives 'second order' search -c tiny.yaml --set search.order=2
 survives train train -c tiny.yaml --genotype cell/genotype.json
 cp -r train.whole dense
 for method in learned oneshot gradual; do
