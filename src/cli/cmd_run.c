@@ -138,10 +138,10 @@ dass_status dass__cmd_prune(dass__opts *o)
 static dass_status print_eval_json(const char *run, const dass_eval *e)
 {
     json_t *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:I}", "run", run, "network",
-                             e->network, "state", e->state, "images", (json_int_t)e->n, "loss", e->loss, "top1",
-                             e->top1, "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept, "unpruned",
-                             (json_int_t)e->unpruned, "density", (double)e->kept / (double)e->weights, "macs",
-                             (json_int_t)e->macs, "sparse_macs", (json_int_t)e->sparse_macs);
+                             e->network, "state", e->state, "split", "test", "images", (json_int_t)e->n, "loss",
+                             e->loss, "top1", e->top1, "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept,
+                             "unpruned", (json_int_t)e->unpruned, "density", (double)e->kept / (double)e->weights,
+                             "macs", (json_int_t)e->macs, "sparse_macs", (json_int_t)e->sparse_macs);
     const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;
     json_decref(root);
     (void)printf("\n");
