@@ -741,7 +741,7 @@ static void the_locale_changes_nothing(void **state)
     "{\"stage\":" stage ",\"epoch\":" epoch ",\"normal\":" normal ",\"reduce\":" reduce "}\n"
 #define EPOCH(stage, epoch, epochs, loss, top1)                                                                       \
     "{\"stage\":" stage ",\"epoch\":" epoch ",\"epochs\":" epochs ",\"train_loss\":" loss ",\"train_top1\":" top1 "}" \
-                                                                                                                  "\n"
+    "\n"
 
 typedef struct bad {
     const char *text, *error;
