@@ -63,7 +63,7 @@ flags := -std=gnu11 $(opt_$(MODE)) -fno-math-errno -fno-trapping-math $(openmp) 
 
 # `make print-NAME` asks but complains of nothing.
 
-quiet_goals := help clean distclean lint format setup demo check test asan ubsan tsan fuzz print-%
+quiet_goals := help clean distclean lint format golden setup demo check test asan ubsan tsan fuzz print-%
 builds := $(filter-out $(quiet_goals),$(or $(MAKECMDGOALS),all))
 
 H := \#
@@ -248,7 +248,7 @@ JOBS  ?= $(shell nproc 2>/dev/null || echo 2)
 again  = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
 suite  = MODE=$(MODE) DASS=$(DASS) tests/run.sh $(tests)
 
-.PHONY: demo check test run-check asan ubsan tsan fuzz run-fuzz lint format bench install clean setup help
+.PHONY: demo check test run-check asan ubsan tsan fuzz run-fuzz lint format golden bench install clean setup help
 demo: ## set up, build, and run the demonstration (a few minutes)
 	@tools/setup.sh build
 	@$(again) all
@@ -299,6 +299,9 @@ lint: ## check include direction, owners of libraries and memory, line lengths
 format: ## apply .clang-format to the C sources
 	@tools/setup.sh format
 	clang-format -i $(wildcard include/dass/*.h src/*/*.[ch] tests/*.[ch] tests/*/*.[ch])
+
+golden: ## make the golden files of tests/golden anew (needs PyTorch)
+	tools/golden.py
 
 bench: all ## time one search step, with the share of every operation
 	$(DASS) bench step --ops
