@@ -37,9 +37,10 @@ static json_t *load(const char *name)
     (void)snprintf(file, sizeof file, "tests/golden/%s.json", name);
     json_t *root = json_load_file(path_of(file), JSON_REJECT_DUPLICATES, &error);
     if (!root)
-        fail_msg("%s, line %d: %s. The golden files are part of the repository; `make golden` makes them anew and needs "
-                 "PyTorch",
-                 path_of(file), error.line, error.text);
+        fail_msg(
+            "%s, line %d: %s. The golden files are part of the repository; `make golden` makes them anew and needs "
+            "PyTorch",
+            path_of(file), error.line, error.text);
     return root;
 }
 
@@ -132,8 +133,8 @@ static double initial_value(const dass_param *p, uint64_t stream, int64_t i)
 
 /* ---- a case on a backend ----------------------------------------------------------------------------------------- */
 
-/* Bounds of relative differences; sums of tensors are measured in units of their own size. growth: of the bounds of loss
- * and norm from one step to the next; 0 = none. */
+/* Bounds of relative differences; sums of tensors are measured in units of their own size. growth: of the bounds of
+ * loss and norm from one step to the next; 0 = none. */
 typedef struct tolerance {
     double loss, norm, tensor, alpha, growth;
 } tolerance;
@@ -206,8 +207,9 @@ static void rig_open(rig *r, const char *name, const char *backend, tolerance to
     check_ok(dass_store_make(r->be->ops->real, &r->s));
     check_ok(dass_arena_make("golden", &r->mem));
     const double decay = number(r->settings, "decay");
-    r->block = (dass_step_block){
-        .weight_decay = {decay, decay, decay}, .momentum = number(r->settings, "momentum"), .adam_eps = 1e-8};
+    r->block = (dass_step_block){.weight_decay = {decay, decay, decay},
+                                 .momentum = number(r->settings, "momentum"),
+                                 .adam_eps = 1e-8};
 }
 
 static void rig_close(rig *r)
@@ -281,8 +283,8 @@ static void feed(const rig *r, const char *role, int32_t step)
 static void check_near(const rig *r, const char *what, int32_t step, double got, double want, double scale, double tol)
 {
     if (!(fabs(got - want) <= tol * scale))
-        fail_msg("%s: %s, step %d: %.17g, PyTorch has %.17g: they differ by %.3g of %.3g, allowed %.3g", r->backend, what,
-                 (int)step, got, want, fabs(got - want) / scale, scale, tol);
+        fail_msg("%s: %s, step %d: %.17g, PyTorch has %.17g: they differ by %.3g of %.3g, allowed %.3g", r->backend,
+                 what, (int)step, got, want, fabs(got - want) / scale, scale, tol);
 }
 
 /* Loss, number of correct rows, and norm if key_norm, of one step. */
@@ -551,8 +553,8 @@ static void mobilenet_v2_in_double(void **state)
     follow_training("mobilenet_v2", "ref64", exact);
 }
 
-/* Fifty batch norms over four images make rounding grow a hundredfold in three steps: PyTorch's own float strays from its
- * double by 4e-6, 2e-3 and 8e-2 of the loss here (`tools/golden.py --float mobilenet_v2`). */
+/* Fifty batch norms over four images make rounding grow a hundredfold in three steps: PyTorch's own float strays from
+ * its double by 4e-6, 2e-3 and 8e-2 of the loss here (`tools/golden.py --float mobilenet_v2`). */
 static void mobilenet_v2_in_float(void **state)
 {
     (void)state;
