@@ -83,7 +83,7 @@ static double entry(const json_t *list, size_t i)
     return json_number_value(v);
 }
 
-/* ---- numbers from names, as tools/golden.py makes them ------------------------------------------------------------ */
+/* ---- numbers from names, as tools/golden.py makes them ----------------------------------------------------------- */
 
 static uint64_t stream_of(const char *salt, const char *name)
 {
@@ -278,7 +278,7 @@ static void feed(const rig *r, const char *role, int32_t step)
     check_ok(dass_steps_feed(r->s, images, bytes, labels, samples, rows));
 }
 
-/* ---- comparing ---------------------------------------------------------------------------------------------------- */
+/* ---- comparing --------------------------------------------------------------------------------------------------- */
 
 static void check_near(const rig *r, const char *what, int32_t step, double got, double want, double scale, double tol)
 {
@@ -385,7 +385,7 @@ static void check_mask(const rig *r, const json_t *want)
     }
 }
 
-/* ---- the search ---------------------------------------------------------------------------------------------------- */
+/* ---- the search -------------------------------------------------------------------------------------------------- */
 
 static void enter_stage(rig *r, dass_stage stage, unsigned lower)
 {
@@ -501,7 +501,7 @@ static void search_in_float(void **state)
     follow_search("host", DASS_LOWER_ALL, tol);
 }
 
-/* ---- discrete networks --------------------------------------------------------------------------------------------- */
+/* ---- discrete networks ------------------------------------------------------------------------------------------- */
 
 static void follow_training(const char *name, const char *backend, tolerance tol)
 {
@@ -574,7 +574,7 @@ static void resnet18_in_float(void **state)
     follow_training("resnet18", "host", (tolerance){.loss = 2e-4, .norm = 1e-3, .tensor = 1e-2, .growth = 10.0});
 }
 
-/* ---- second order -------------------------------------------------------------------------------------------------- */
+/* ---- second order ------------------------------------------------------------------------------------------------ */
 
 static void check_vector(const rig *r, const char *what, dass_buf buf, const json_t *want, double tol)
 {
@@ -648,7 +648,7 @@ static void second_order_in_double(void **state)
     rig_close(&r);
 }
 
-/* ---- the comparison itself ------------------------------------------------------------------------------------------ */
+/* ---- the comparison itself --------------------------------------------------------------------------------------- */
 
 static void numbers_are_the_same_on_both_sides(void **state)
 {
