@@ -550,6 +550,10 @@ static void cells_in_float(void **state)
 static void mobilenet_v2_in_double(void **state)
 {
     (void)state;
+    if (getenv("DASS_TEST_SHORT") != NULL) {
+        print_message("skipped: minutes of plain loops under a sanitizer; `make test` runs it\n");
+        skip();
+    }
     follow_training("mobilenet_v2", "ref64", exact);
 }
 
@@ -564,6 +568,10 @@ static void mobilenet_v2_in_float(void **state)
 static void resnet18_in_double(void **state)
 {
     (void)state;
+    if (getenv("DASS_TEST_SHORT") != NULL) {
+        print_message("skipped: minutes of plain loops under a sanitizer; `make test` runs it\n");
+        skip();
+    }
     follow_training("resnet18", "ref64", exact);
 }
 

@@ -1,6 +1,7 @@
 # kill -9 at any moment, then the same command again: the run ends in the bytes of one that was never stopped. For
 # search, train and the three ways to prune; the moments are spread over the whole run, also into the writing of
 # checkpoints, which are due every few steps.
+[ -z "${DASS_TEST_SHORT:-}" ] || { echo "a dozen whole runs, too long for a sanitizer; make test has them"; exit 77; }
 kills=${DASS_TEST_KILLS:-6}
 cat >tiny.yaml <<'YAML'
 net: {channels: 4, layers: 3, nodes: 2, classes: 3, in_channels: 2, image: 8}

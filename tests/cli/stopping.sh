@@ -1,4 +1,5 @@
 # Signals, a full disk, damaged checkpoints, another configuration: nothing is lost, and the message says what to do.
+[ -z "${DASS_TEST_SHORT:-}" ] || { echo "a dozen whole runs, too long for a sanitizer; make test has them"; exit 77; }
 cat >tiny.yaml <<'YAML'
 net: {channels: 4, layers: 3, nodes: 2, classes: 3, in_channels: 2, image: 8}
 data: {name: random, limit: 600, test_limit: 30, pad: 1}
