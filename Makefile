@@ -21,6 +21,7 @@ V       ?= 0
 O       ?= build
 PREFIX  ?= /usr/local
 AR      ?= ar
+PYTHON  ?= python3
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(MODE)),clang,gcc)
 endif
@@ -300,8 +301,8 @@ format: ## apply .clang-format to the C sources
 	@tools/setup.sh format
 	clang-format -i $(wildcard include/dass/*.h src/*/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
-golden: ## make the golden files of tests/golden anew (needs PyTorch)
-	tools/golden.py
+golden: ## make the golden files of tests/golden anew (needs PyTorch; PYTHON=/usr/bin/python3 if that has it)
+	$(PYTHON) tools/golden.py --out tests/golden
 
 bench: all ## time one search step, with the share of every operation
 	$(DASS) bench step --ops

@@ -63,6 +63,20 @@ static inline void assert_fails(dass_status st, dass_status want, const char *te
     }
 }
 
+/* Success, or the failure's text and place. */
+static inline void check_ok(dass_status st)
+{
+    if (st != DASS_OK)
+        fail_msg("%s: %s (%s)", dass_status_name(st), dass_error_text(), dass_error_where());
+}
+
+/* The status and a part of the text of the failure. */
+static inline void assert_fails_with(dass_status st, dass_status want, const char *part)
+{
+    if (st != want || strstr(dass_error_text(), part) == NULL)
+        fail_msg("got %s: %s\nwant %s with: %s", dass_status_name(st), dass_error_text(), dass_status_name(want), part);
+}
+
 static inline bool all_zero(const void *block, size_t n)
 {
     const unsigned char *p = block;

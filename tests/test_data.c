@@ -135,15 +135,6 @@ static int teardown(void **state)
     return system(command);
 }
 
-static void expect(dass_status st, dass_status want, const char *part)
-{
-    if (st != want || strstr(dass_error_text(), part) == NULL)
-        print_error("got %s: %s\nwant %s with: %s\n", dass_status_name(st), dass_error_text(), dass_status_name(want),
-                    part);
-    assert_int_equal(st, want);
-    assert_non_null(strstr(dass_error_text(), part));
-}
-
 /* ---- IDX ------------------------------------------------------------------------------------------------------ */
 
 static void check_idx(const dass_dataset *d, int64_t n)
@@ -192,7 +183,7 @@ static void idx_missing_says_how_to_get_it(void **state)
     dass_config c = config("fashion_mnist");
     (void)snprintf(c.data_path, sizeof c.data_path, "%s/nowhere", folder);
     dass_dataset *d = NULL;
-    expect(dass_dataset_load(&c, &d), DASS_IO, "dataset-fashion-mnist");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_IO, "dataset-fashion-mnist");
     assert_null(d);
 }
 
@@ -205,36 +196,36 @@ static void idx_faults_name_file_and_byte(void **state)
 
     bytes b = idx_images(N_TRAIN);
     write_bytes("train-images-idx3-ubyte", b.data, b.n - 100);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-images-idx3-ubyte: ends at byte 9324");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "train-images-idx3-ubyte: ends at byte 9324");
     write_bytes("train-images-idx3-ubyte", b.data, 7);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "ends at byte 7, inside the header");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "ends at byte 7, inside the header");
     b.data[b.n++] = 0;
     write_bytes("train-images-idx3-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "unexpected data after byte 9424");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "unexpected data after byte 9424");
     b = idx_images(N_TRAIN);
     b.data[3] = 1;
     write_bytes("train-images-idx3-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "byte 0: magic 00000801");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "byte 0: magic 00000801");
     b = idx_images(N_TRAIN);
     memset(b.data + 4, 0x7F, 4); /* two thousand million images in a file of ten kilobytes */
     write_bytes("train-images-idx3-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "cannot hold");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "cannot hold");
     memset(b.data + 4, 0xFF, 4);
     write_bytes("train-images-idx3-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "out of range");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "out of range");
     b = idx_images(N_TRAIN);
     b.data[11] = 27;
     write_bytes("train-images-idx3-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "images of 27x28");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "images of 27x28");
 
     write_idx(PLAIN);
     b = idx_labels(N_TRAIN);
     b.data[8 + 5] = 10;
     write_bytes("train-labels-idx1-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 13: label 10");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 13: label 10");
     b = idx_labels(N_TRAIN - 1);
     write_bytes("train-labels-idx1-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "11 labels for 12 images");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "11 labels for 12 images");
     assert_null(d);
 }
 
@@ -247,41 +238,47 @@ static void idx_labels_must_belong_to_the_images(void **state)
     const char *const name = "train-labels-idx1-ubyte";
     bytes b = idx_labels(N_TRAIN + 1);
     write_bytes(name, b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 4: 13 labels for 12 images");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train-labels-idx1-ubyte: byte 4: 13 labels for 12 images");
     c.data_limit = 3; /* both files belong together, however little of them is read */
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "byte 4: 13 labels for 12 images");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "byte 4: 13 labels for 12 images");
     c.data_limit = 0;
     b = idx_labels(N_TRAIN);
     write_bytes(name, b.data, b.n - 2);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: ends at byte 18, inside the labels");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train-labels-idx1-ubyte: ends at byte 18, inside the labels");
     write_bytes(name, b.data, 5);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: ends at byte 5, inside the header");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train-labels-idx1-ubyte: ends at byte 5, inside the header");
     write_bytes(name, b.data, 0);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: ends at byte 0, inside the header");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train-labels-idx1-ubyte: ends at byte 0, inside the header");
     b.data[b.n++] = 1;
     write_bytes(name, b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: unexpected data after byte 20");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: unexpected data after byte 20");
     b = idx_labels(N_TRAIN);
     b.data[2] = 13; /* floats */
     write_bytes(name, b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 0: magic 00000d01");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 0: magic 00000d01");
     b = idx_labels(N_TRAIN);
     memset(b.data + 4, 0, 4);
     write_bytes(name, b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 4: size 0 is out of range");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train-labels-idx1-ubyte: byte 4: size 0 is out of range");
     memset(b.data + 4, 0x7F, 4);
     write_bytes(name, b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train-labels-idx1-ubyte: byte 4: the header announces 2139062143");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train-labels-idx1-ubyte: byte 4: the header announces 2139062143");
     assert_int_equal(remove(in_folder(name)), 0);
-    expect(dass_dataset_load(&c, &d), DASS_IO, "train-labels-idx1-ubyte (plain, .gz or .xz) does not exist");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_IO, "train-labels-idx1-ubyte (plain, .gz or .xz) does not exist");
 
     write_idx(PLAIN);
     b = idx_labels(N_TEST);
     b.data[8] = 255;
     write_bytes("t10k-labels-idx1-ubyte", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "t10k-labels-idx1-ubyte: byte 8: label 255");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "t10k-labels-idx1-ubyte: byte 8: label 255");
     assert_int_equal(remove(in_folder("t10k-images-idx3-ubyte")), 0);
-    expect(dass_dataset_load(&c, &d), DASS_IO, "t10k-images-idx3-ubyte (plain, .gz or .xz) does not exist");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_IO, "t10k-images-idx3-ubyte (plain, .gz or .xz) does not exist");
     assert_null(d);
 }
 
@@ -307,19 +304,19 @@ static void damage(const dass_config *c, const char *name)
     dass_dataset *d = NULL;
     for (size_t cut = 10; cut < n; cut += cut + 1 < n && cut + n / 7 >= n ? n - 1 - cut : n / 7 + 1) {
         write_bytes(name, file, cut);
-        expect(dass_dataset_load(c, &d), DASS_FORMAT, byte);
+        assert_fails_with(dass_dataset_load(c, &d), DASS_FORMAT, byte);
         assert_non_null(strstr(dass_error_text(), "at byte "));
     }
     for (size_t at = 12; at < n; at += n / 23 + 1) {
         file[at] ^= 0x55;
         write_bytes(name, file, n);
-        expect(dass_dataset_load(c, &d), DASS_FORMAT, byte);
+        assert_fails_with(dass_dataset_load(c, &d), DASS_FORMAT, byte);
         assert_non_null(strstr(dass_error_text(), "byte "));
         file[at] ^= 0x55;
     }
     file[n] = 1;
     write_bytes(name, file, n + 1);
-    expect(dass_dataset_load(c, &d), DASS_FORMAT, byte);
+    assert_fails_with(dass_dataset_load(c, &d), DASS_FORMAT, byte);
     assert_null(d);
     write_bytes(name, file, n);
     assert_int_equal(dass_dataset_load(c, &d), DASS_OK);
@@ -394,8 +391,8 @@ static void idx_parses_bytes_in_memory(void **state)
         dass_mem_free(p.images);
         dass_mem_free(p.labels);
         p = (dass_part){.n = 0};
-        expect(dass_idx_parse(from, (dass_bytes){"labels", labels.data, labels.n - 1}, 0, &d, &p), DASS_FORMAT,
-               "labels: ends at byte 19");
+        assert_fails_with(dass_idx_parse(from, (dass_bytes){"labels", labels.data, labels.n - 1}, 0, &d, &p),
+                          DASS_FORMAT, "labels: ends at byte 19");
         dass_mem_free(p.images);
         dass_mem_free(p.labels);
     }
@@ -455,19 +452,19 @@ static void cifar_faults_name_file_and_byte(void **state)
     write_cifar(PLAIN);
     bytes b = cifar_file(0, 2);
     write_bytes("data_batch_2.bin", b.data, b.n - 1);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
-           "data_batch_2.bin: ends at byte 6145, inside the record that begins");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "data_batch_2.bin: ends at byte 6145, inside the record that begins");
     b.data[3073] = 200;
     write_bytes("data_batch_2.bin", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "data_batch_2.bin: byte 3073: label 200");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "data_batch_2.bin: byte 3073: label 200");
     write_bytes("data_batch_2.bin", b.data, 0);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "empty");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "empty");
     c.data_limit = 2; /* the second file is not needed then */
     assert_int_equal(dass_dataset_load(&c, &d), DASS_OK);
     assert_int_equal(d->train.n, 2);
     dass_dataset_free(d);
     (void)snprintf(c.data_path, sizeof c.data_path, "%s/nowhere", folder);
-    expect(dass_dataset_load(&c, &d), DASS_IO, "cifar-10-binary.tar.gz");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_IO, "cifar-10-binary.tar.gz");
 }
 
 static void cifar_damage_is_an_error(void **state)
@@ -483,7 +480,7 @@ static void cifar_damage_is_an_error(void **state)
     damage(&c, "test_batch.bin.gz");
     assert_int_equal(remove(in_folder("data_batch_4.bin.gz")), 0);
     assert_int_equal(remove(in_folder("data_batch_4.bin.xz")), 0);
-    expect(dass_dataset_load(&c, &d), DASS_IO, "data_batch_4.bin (plain, .gz or .xz) does not exist");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_IO, "data_batch_4.bin (plain, .gz or .xz) does not exist");
     assert_null(d);
 }
 
@@ -510,8 +507,9 @@ static void cifar_files_have_ten_thousand_records(void **state)
         if (more[i] == 0)
             assert_int_equal(dass_dataset_load(&c, &d), DASS_OK);
         else
-            expect(dass_dataset_load(&c, &d), DASS_FORMAT,
-                   "data_batch_1.bin.gz: unexpected data after byte 30730000: the data set has no more records");
+            assert_fails_with(
+                dass_dataset_load(&c, &d), DASS_FORMAT,
+                "data_batch_1.bin.gz: unexpected data after byte 30730000: the data set has no more records");
         dass_dataset_free(d);
     }
 }
@@ -617,25 +615,26 @@ static void cifar100_faults_name_file_and_byte(void **state)
     bytes b = cifar100_file(0, 6);
     b.data[3074 + 1] = 100;
     write_bytes("train.bin", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train.bin: byte 3075: label 100, cifar100 has classes 0 to 99");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train.bin: byte 3075: label 100, cifar100 has classes 0 to 99");
     b.data[3074] = 20;
     write_bytes("train.bin", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
-           "train.bin: byte 3074: coarse label 20, cifar100 has coarse classes 0 to 19");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train.bin: byte 3074: coarse label 20, cifar100 has coarse classes 0 to 19");
     b = cifar100_file(0, 6);
     write_bytes("train.bin", b.data, b.n - 3073);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
-           "train.bin: ends at byte 15371, inside the record that begins at byte 15370");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train.bin: ends at byte 15371, inside the record that begins at byte 15370");
     b.data[b.n++] = 0;
     write_bytes("train.bin", b.data, b.n);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT,
-           "train.bin: ends at byte 18445, inside the record that begins at byte 18444 (1 of 3074 bytes)");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT,
+                      "train.bin: ends at byte 18445, inside the record that begins at byte 18444 (1 of 3074 bytes)");
     write_bytes("train.bin", b.data, 0);
-    expect(dass_dataset_load(&c, &d), DASS_FORMAT, "train.bin: byte 0: the file is empty");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_FORMAT, "train.bin: byte 0: the file is empty");
     write_cifar100("", PLAIN);
     assert_int_equal(remove(in_folder("test.bin")), 0);
-    expect(dass_dataset_load(&c, &d), DASS_IO, "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz");
-    expect(dass_dataset_load(&c, &d), DASS_IO, "test.bin (plain, .gz or .xz) does not exist");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_IO, "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz");
+    assert_fails_with(dass_dataset_load(&c, &d), DASS_IO, "test.bin (plain, .gz or .xz) does not exist");
     assert_null(d);
 
     dass_dataset k;
@@ -647,8 +646,8 @@ static void cifar100_faults_name_file_and_byte(void **state)
     dass_mem_free(p.images);
     dass_mem_free(p.labels);
     p = (dass_part){.n = 0};
-    expect(dass_cifar_parse((dass_bytes){"bytes", b.data, b.n - 1}, 0, &k, &p), DASS_FORMAT,
-           "bytes: ends at byte 18443");
+    assert_fails_with(dass_cifar_parse((dass_bytes){"bytes", b.data, b.n - 1}, 0, &k, &p), DASS_FORMAT,
+                      "bytes: ends at byte 18443");
     dass_mem_free(p.images);
     dass_mem_free(p.labels);
 }
@@ -661,8 +660,8 @@ static void settings_must_fit_the_data(void **state)
     dass_config c = config("fashion_mnist");
     dass_dataset d;
     assert_int_equal(dass_dataset_describe(&c, &d), DASS_OK);
-    expect(dass_dataset_check(&d, &c), DASS_CONFIG,
-           "net.image: 32 does not fit data.name fashion_mnist, which needs 28");
+    assert_fails_with(dass_dataset_check(&d, &c), DASS_CONFIG,
+                      "net.image: 32 does not fit data.name fashion_mnist, which needs 28");
     assert_int_equal(dass_dataset_fit(&c), DASS_OK);
     assert_int_equal(dass_dataset_check(&d, &c), DASS_OK);
     assert_int_equal(c.net_in_channels, 1);

@@ -6,9 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "check.h"
-
-#include "dass/step.h"
+#include "rig.h"
 
 enum { BATCH = 5, IMAGE = 32, CLASSES = 4, PIXELS = 3 * IMAGE * IMAGE };
 
@@ -59,23 +57,7 @@ static dass_phase phase_of(dass_task task, dass_stage stage)
                         .ema = true};
 }
 
-static void check_ok(dass_status st)
-{
-    if (st != DASS_OK)
-        fail_msg("%s (%s)", dass_error_text(), dass_error_where());
-}
-
 /* ---- a store with its phases --------------------------------------------------------------------------------- */
-
-typedef struct rig {
-    dass_backend *be;
-    dass_store *s;
-    dass_arena *mem;
-    dass_segment *segments;
-    int64_t n_segments;
-    dass_steps steps;
-    dass_step_block block;
-} rig;
 
 static void write_batch(const rig *r)
 {
@@ -114,31 +96,6 @@ static void rig_open(rig *r, const char *backend, const dass_arch *a, dass_phase
     check_ok(dass_store_init(r->s, 11));
     write_batch(r);
     r->block = (dass_step_block){.seed = 0x123456789abcdefu, .epoch = 2, .step = 17, .drop_path = 0.3, .ema = 0.9};
-}
-
-static void rig_close(rig *r)
-{
-    dass_steps_close(&r->steps);
-    dass_store_free(r->s);
-    dass_arena_free(r->mem);
-    dass_backend_close(r->be);
-}
-
-static double run(rig *r, uint32_t phase)
-{
-    double loss = 0.0;
-    check_ok(dass_steps_run(r->s, &r->steps, phase, &r->block, &loss, NULL));
-    assert_true(isfinite(loss));
-    return loss;
-}
-
-static double *read_buf(const rig *r, dass_buf b)
-{
-    const int64_t n = dass_store_buf_count(r->s, b);
-    double *x = dass_arena_alloc(r->mem, (size_t)n * sizeof *x);
-    assert_non_null(x);
-    check_ok(dass_store_read_real(r->s, b, x, n));
-    return x;
 }
 
 static uint32_t count_ops(const dass_graph *g, dass_op op)
@@ -482,7 +439,7 @@ static double joint_loss(rig *r, dass_steps *f)
 {
     double loss = 0.0;
     check_ok(dass_steps_run(r->s, f, 0, &r->block, &loss, NULL));
-    return loss + aux_weight * read_buf(r, DASS_BUF_NORM2)[0];
+    return loss + aux_weight * rig_read(r, DASS_BUF_NORM2)[0];
 }
 
 /* Relative to the largest entry of the tensor's gradient, as a batch norm behind a tensor makes much of it tiny. A
@@ -491,7 +448,7 @@ static void check_param(rig *r, dass_steps *f, const dass_param *p, dass_buf b, 
 {
     static const double steps[] = {1e-5, 1e-6};
     const int64_t n = dass_store_buf_count(r->s, b);
-    double *x = read_buf(r, b);
+    double *x = rig_read(r, b);
     double scale = 1e-3;
     int64_t at = p->offset;
     for (int64_t i = p->offset; i < p->offset + p->count; i++)
@@ -529,13 +486,13 @@ static void gradient_is_that_of_both_losses(void **state)
     forward_graph(&r, &a, &g);
     check_ok(dass_steps_wrap(g, r.be, &(dass_exec_options){0}, &f));
     check_ok(dass_steps_bind(r.s, &f));
-    const double loss = run(&r, 0);
-    const double *w = read_buf(&r, DASS_BUF_W_GRAD);
-    const double *af = read_buf(&r, DASS_BUF_AF_GRAD);
+    const double loss = rig_run(&r, 0);
+    const double *w = rig_read(&r, DASS_BUF_W_GRAD);
+    const double *af = rig_read(&r, DASS_BUF_AF_GRAD);
     double main_loss = 0.0;
     check_ok(dass_steps_run(r.s, &f, 0, &r.block, &main_loss, NULL));
     assert_true(fabs(loss - main_loss) < 1e-12); /* LOSS is the main classifier's alone */
-    assert_true(loss == run(&r, 1));
+    assert_true(loss == rig_run(&r, 1));
     for (uint32_t i = 0; i < dass_store_n_params(r.s); i++) {
         const dass_param *q = dass_store_get(r.s, i);
         if (q->group == DASS_GROUP_W)
@@ -587,18 +544,18 @@ static void probability_zero_changes_nothing(void **state)
         p[1].drop_path = false;
         rig r;
         rig_open(&r, backends[k], &a, p, 2);
-        const double dropped = run(&r, 0);
-        const double *before = read_buf(&r, DASS_BUF_W_GRAD);
+        const double dropped = rig_run(&r, 0);
+        const double *before = rig_read(&r, DASS_BUF_W_GRAD);
         r.block.drop_path = 0.0;
-        const double loss = run(&r, 0);
-        const double *w = read_buf(&r, DASS_BUF_W_GRAD);
-        const double *af = read_buf(&r, DASS_BUF_AF_GRAD);
+        const double loss = rig_run(&r, 0);
+        const double *w = rig_read(&r, DASS_BUF_W_GRAD);
+        const double *af = rig_read(&r, DASS_BUF_AF_GRAD);
         const size_t n = (size_t)dass_store_count(r.s, DASS_GROUP_W) * sizeof *w;
         assert_true(loss != dropped);
         assert_memory_not_equal(w, before, n);
-        assert_true(loss == run(&r, 1));
-        assert_memory_equal(w, read_buf(&r, DASS_BUF_W_GRAD), n);
-        assert_memory_equal(af, read_buf(&r, DASS_BUF_AF_GRAD),
+        assert_true(loss == rig_run(&r, 1));
+        assert_memory_equal(w, rig_read(&r, DASS_BUF_W_GRAD), n);
+        assert_memory_equal(af, rig_read(&r, DASS_BUF_AF_GRAD),
                             (size_t)dass_store_count(r.s, DASS_GROUP_AF) * sizeof *af);
         rig_close(&r);
     }
@@ -614,10 +571,10 @@ static void masks_keep_the_head_whole(void **state)
     rig r;
     rig_open(&r, "ref64", &a, p, 2);
     check_ok(dass_store_init_scores(r.s));
-    run(&r, 0);
-    const double *w = read_buf(&r, DASS_BUF_W);
-    const double *masked = read_buf(&r, DASS_BUF_MASKED);
-    const double *score_grad = read_buf(&r, DASS_BUF_SCORE_GRAD);
+    rig_run(&r, 0);
+    const double *w = rig_read(&r, DASS_BUF_W);
+    const double *masked = rig_read(&r, DASS_BUF_MASKED);
+    const double *score_grad = rig_read(&r, DASS_BUF_SCORE_GRAD);
     double norm2 = 0.0;
     for (uint32_t i = 0; i < dass_store_n_params(r.s); i++) {
         const dass_param *q = dass_store_get(r.s, i);
@@ -633,9 +590,9 @@ static void masks_keep_the_head_whole(void **state)
         assert_int_equal(kept, q->auxiliary ? q->count : dass_kept_count(q->count, 0.3));
     }
     assert_true(norm2 > 0.0);
-    assert_true(fabs(read_buf(&r, DASS_BUF_NORM2)[0] - norm2) <= 1e-12 * norm2);
-    run(&r, 1);
-    const double *grad = read_buf(&r, DASS_BUF_W_GRAD);
+    assert_true(fabs(rig_read(&r, DASS_BUF_NORM2)[0] - norm2) <= 1e-12 * norm2);
+    rig_run(&r, 1);
+    const double *grad = rig_read(&r, DASS_BUF_W_GRAD);
     for (uint32_t i = 0; i < dass_store_n_params(r.s); i++) { /* the head trains on */
         const dass_param *q = dass_store_get(r.s, i);
         double most = 0.0;
@@ -655,15 +612,15 @@ static void an_unused_head_rests(void **state)
     p[1].auxiliary = 0.0;
     rig r;
     rig_open(&r, "ref64", &a, p, 2);
-    run(&r, 0);
+    rig_run(&r, 0);
     r.block.lr[0] = r.block.lr[1] = 0.1;
-    const double *w[2] = {read_buf(&r, DASS_BUF_W), NULL};
-    const double *af[2] = {read_buf(&r, DASS_BUF_AF), NULL};
+    const double *w[2] = {rig_read(&r, DASS_BUF_W), NULL};
+    const double *af[2] = {rig_read(&r, DASS_BUF_AF), NULL};
     check_ok(dass_store_zero(r.s, DASS_BUF_W_MOM));
     check_ok(dass_store_zero(r.s, DASS_BUF_AF_MOM));
-    run(&r, 1);
-    w[1] = read_buf(&r, DASS_BUF_W);
-    af[1] = read_buf(&r, DASS_BUF_AF);
+    rig_run(&r, 1);
+    w[1] = rig_read(&r, DASS_BUF_W);
+    af[1] = rig_read(&r, DASS_BUF_AF);
     for (uint32_t i = 0; i < dass_store_n_params(r.s); i++) {
         const dass_param *q = dass_store_get(r.s, i);
         if (q->group != DASS_GROUP_W && q->group != DASS_GROUP_AF)
@@ -695,15 +652,15 @@ static void averages_follow_a_plain_loop(void **state)
         r.block.momentum = 0.9;
         double *want[3];
         for (int k = 0; k < 3; k++) {
-            want[k] = read_buf(&r, pairs[k][0]);
+            want[k] = rig_read(&r, pairs[k][0]);
             check_ok(dass_store_write_real(r.s, pairs[k][1], want[k], dass_store_buf_count(r.s, pairs[k][0])));
         }
         for (uint32_t t = 0; t < 6; t++) {
             r.block.step++;
-            run(&r, t / 2); /* two steps of each stage */
+            rig_run(&r, t / 2); /* two steps of each stage */
             for (int k = 0; k < 3; k++) {
-                const double *x = read_buf(&r, pairs[k][0]);
-                const double *got = read_buf(&r, pairs[k][1]);
+                const double *x = rig_read(&r, pairs[k][0]);
+                const double *got = rig_read(&r, pairs[k][1]);
                 double moved = 0.0;
                 for (int64_t i = 0; i < dass_store_buf_count(r.s, pairs[k][0]); i++) {
                     if (k || t / 2 != 1) /* the score stage leaves weights alone, and their average */
@@ -732,12 +689,12 @@ static void host_agrees_with_the_reference(void **state)
     for (int k = 0; k < 2; k++) {
         rig_open(&r[k], backends[k], &a, p, 1);
         check_ok(dass_store_zero(r[k].s, DASS_BUF_STAT_EMA));
-        loss[k] = run(&r[k], 0);
+        loss[k] = rig_run(&r[k], 0);
     }
     assert_true(fabs(loss[0] - loss[1]) < 1e-5 * loss[0]);
     for (size_t b = 0; b < N_OF(bufs); b++) {
-        const double *want = read_buf(&r[0], bufs[b]);
-        const double *got = read_buf(&r[1], bufs[b]);
+        const double *want = rig_read(&r[0], bufs[b]);
+        const double *got = rig_read(&r[1], bufs[b]);
         const int64_t n = dass_store_buf_count(r[0].s, bufs[b]);
         double scale = 0.0;
         double worst = 0.0;

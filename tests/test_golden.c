@@ -8,19 +8,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "check.h"
+#include "rig.h"
 
-#include "dass/step.h"
+enum { MAX_BATCH_BYTES = 8 * 3 * 32 * 32, MAX_ROWS = 8 };
 
-enum { MAX_BATCH_BYTES = 8 * 3 * 32 * 32, MAX_ROWS = 8, MAX_STEPS = 64 };
-
-static void check_ok(dass_status st)
-{
-    if (st != DASS_OK)
-        fail_msg("%s (%s)", dass_error_text(), dass_error_where());
-}
-
-/* ---- files ------------------------------------------------------------------------------------------------------ */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 static const char *path_of(const char *below)
 {
@@ -83,7 +75,7 @@ static double entry(const json_t *list, size_t i)
     return json_number_value(v);
 }
 
-/* ---- numbers from names, as tools/golden.py makes them ----------------------------------------------------------- */
+/* ---- numbers from names, as tools/golden.py makes them -------------------------------------- */
 
 static uint64_t stream_of(const char *salt, const char *name)
 {
@@ -131,29 +123,24 @@ static double initial_value(const dass_param *p, uint64_t stream, int64_t i)
     return 0.0;
 }
 
-/* ---- a case on a backend ----------------------------------------------------------------------------------------- */
+/* ---- a case on a backend -------------------------------------------------------------------- */
 
-/* Bounds of relative differences; sums of tensors are measured in units of their own size. growth: of the bounds of
- * loss and norm from one step to the next; 0 = none. */
+/* Bounds of relative differences; sums of tensors are measured in units of their own size. That of a loss is
+ * multiplied by growth (0: 1) with every step after the first, where steps enlarge much what rounding began. */
 typedef struct tolerance {
     double loss, norm, tensor, alpha, growth;
 } tolerance;
 
-typedef struct rig {
+typedef struct golden {
+    rig rig;
     json_t *file;
     const json_t *settings;
     const char *salt, *backend;
     tolerance tol;
-    dass_backend *be;
-    dass_store *s;
-    dass_arena *mem;
+    double *worst; /* not NULL: nothing fails, the largest difference over what is allowed is kept here */
     dass_arch arch;
     double mean[3], std[3];
-    dass_segment *segments;
-    int64_t n_segments;
-    dass_steps steps;
-    dass_step_block block;
-} rig;
+} golden;
 
 static dass_arch arch_of(const json_t *settings)
 {
@@ -178,7 +165,7 @@ static dass_arch arch_of(const json_t *settings)
     return a;
 }
 
-static dass_phase phase_of(const rig *r, dass_task task, dass_stage stage, unsigned lower)
+static dass_phase phase_of(const golden *r, dass_task task, dass_stage stage, unsigned lower)
 {
     return (dass_phase){.task = task,
                         .stage = stage,
@@ -186,11 +173,12 @@ static dass_phase phase_of(const rig *r, dass_task task, dass_stage stage, unsig
                         .lower = lower,
                         .mean = r->mean,
                         .std = r->std,
-                        .segments = r->segments,
-                        .n_segments = r->n_segments};
+                        .segments = r->rig.segments,
+                        .n_segments = r->rig.n_segments};
 }
 
-static void rig_open(rig *r, const char *name, const char *backend, tolerance tol)
+/* threads: of the host, 0 for all. */
+static void golden_open(golden *r, const char *name, const char *backend, int threads, tolerance tol)
 {
     memset(r, 0, sizeof *r);
     r->file = load(name);
@@ -203,59 +191,47 @@ static void rig_open(rig *r, const char *name, const char *backend, tolerance to
         r->mean[i] = entry(member(r->settings, "mean"), i);
         r->std[i] = entry(member(r->settings, "std"), i);
     }
-    check_ok(dass_backend_open(backend, NULL, &r->be));
-    check_ok(dass_store_make(r->be->ops->real, &r->s));
-    check_ok(dass_arena_make("golden", &r->mem));
+    check_ok(dass_backend_open(backend, &(dass_backend_options){.n_threads = threads}, &r->rig.be));
+    check_ok(dass_store_make(r->rig.be->ops->real, &r->rig.s));
+    check_ok(dass_arena_make("golden", &r->rig.mem));
     const double decay = number(r->settings, "decay");
-    r->block = (dass_step_block){.weight_decay = {decay, decay, decay},
-                                 .momentum = number(r->settings, "momentum"),
-                                 .adam_eps = 1e-8};
+    r->rig.block = (dass_step_block){.weight_decay = {decay, decay, decay},
+                                     .momentum = number(r->settings, "momentum"),
+                                     .adam_eps = 1e-8};
 }
 
-static void rig_close(rig *r)
+static void golden_close(golden *r)
 {
-    dass_steps_close(&r->steps);
-    dass_store_free(r->s);
-    dass_arena_free(r->mem);
-    dass_backend_close(r->be);
+    rig_close(&r->rig);
     json_decref(r->file);
 }
 
-static double *read_buf(const rig *r, dass_buf b)
-{
-    const int64_t n = dass_store_buf_count(r->s, b);
-    double *x = dass_arena_alloc(r->mem, (size_t)n * sizeof *x);
-    assert_non_null(x);
-    check_ok(dass_store_read_real(r->s, b, x, n));
-    return x;
-}
-
-static void write_parameters(const rig *r)
+static void write_parameters(const golden *r)
 {
     static const dass_buf bufs[DASS_N_GROUPS] = {[DASS_GROUP_W] = DASS_BUF_W,
                                                  [DASS_GROUP_AF] = DASS_BUF_AF,
                                                  [DASS_GROUP_ALPHA] = DASS_BUF_ALPHA,
                                                  [DASS_GROUP_STAT] = DASS_BUF_STAT};
     for (int g = 0; g < DASS_N_GROUPS; g++) {
-        const int64_t n = dass_store_count(r->s, (dass_group)g);
+        const int64_t n = dass_store_count(r->rig.s, (dass_group)g);
         if (n == 0)
             continue;
-        double *x = dass_arena_alloc(r->mem, (size_t)n * sizeof *x);
+        double *x = dass_arena_alloc(r->rig.mem, (size_t)n * sizeof *x);
         assert_non_null(x);
-        for (uint32_t i = 0; i < dass_store_n_params(r->s); i++) {
-            const dass_param *p = dass_store_get(r->s, i);
+        for (uint32_t i = 0; i < dass_store_n_params(r->rig.s); i++) {
+            const dass_param *p = dass_store_get(r->rig.s, i);
             if (p->group != (dass_group)g)
                 continue;
             const uint64_t stream = stream_of(r->salt, p->name);
             for (int64_t k = 0; k < p->count; k++)
                 x[p->offset + k] = initial_value(p, stream, k);
         }
-        check_ok(dass_store_write_real(r->s, bufs[g], x, n));
+        check_ok(dass_store_write_real(r->rig.s, bufs[g], x, n));
     }
 }
 
 /* Batch `step` of a role; there are a few, taken in turn. */
-static void feed(const rig *r, const char *role, int32_t step)
+static void feed(const golden *r, const char *role, int32_t step)
 {
     static uint8_t images[MAX_BATCH_BYTES];
     int32_t labels[MAX_ROWS];
@@ -275,38 +251,47 @@ static void feed(const rig *r, const char *role, int32_t step)
         labels[i] = (int32_t)((draw(stream, i) >> 33) % (uint64_t)r->arch.classes);
         samples[i] = i;
     }
-    check_ok(dass_steps_feed(r->s, images, bytes, labels, samples, rows));
+    check_ok(dass_steps_feed(r->rig.s, images, bytes, labels, samples, rows));
 }
 
-/* ---- comparing --------------------------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------ */
 
-static void check_near(const rig *r, const char *what, int32_t step, double got, double want, double scale, double tol)
+static void check_near(const golden *r, const char *what, int32_t step, double got, double want, double scale,
+                       double tol)
 {
-    if (!(fabs(got - want) <= tol * scale))
+    const double share = fabs(got - want) / (tol * scale);
+    if (r->worst)
+        *r->worst = fmax(*r->worst, share);
+    else if (!(share <= 1.0))
         fail_msg("%s: %s, step %d: %.17g, PyTorch has %.17g: they differ by %.3g of %.3g, allowed %.3g", r->backend,
                  what, (int)step, got, want, fabs(got - want) / scale, scale, tol);
 }
 
-/* Loss, number of correct rows, and norm if key_norm, of one step. */
-static void check_step(const rig *r, const json_t *want, const char *role, int32_t step, double loss, double correct)
+static double grown(const golden *r, int32_t step)
+{
+    return r->tol.growth > 0.0 ? pow(r->tol.growth, (double)step) : 1.0;
+}
+
+/* Loss and number of correct rows of one graph; the keys are ROLE_loss and ROLE_correct. */
+static void check_step(const golden *r, const json_t *want, const char *role, int32_t step, double loss, double correct)
 {
     char key[32];
     (void)snprintf(key, sizeof key, "%s_loss", role);
     const double wanted = number(want, key);
-    check_near(r, key, step, loss, wanted, wanted, r->tol.loss);
+    check_near(r, key, step, loss, wanted, wanted, r->tol.loss * grown(r, step));
     (void)snprintf(key, sizeof key, "%s_correct", role);
-    if (correct != number(want, key))
+    if (!r->worst && correct != number(want, key))
         fail_msg("%s: %s, step %d: %g, PyTorch has %g", r->backend, key, (int)step, correct, number(want, key));
 }
 
-static void check_norm(const rig *r, const json_t *want, int32_t step)
+static void check_norm(const golden *r, const json_t *want, int32_t step)
 {
-    const double norm = sqrt(read_buf(r, DASS_BUF_NORM2)[0]);
+    const double norm = sqrt(rig_read(&r->rig, DASS_BUF_NORM2)[0]);
     check_near(r, "gradient norm", step, norm, number(want, "norm"), number(want, "norm"), r->tol.norm);
 }
 
 /* Sum and sum of squares of one tensor. A sum is compared in units of sqrt(n sum x^2), which bounds it. */
-static void check_tensor(const rig *r, const json_t *want, const char *name, const double *x, int64_t n)
+static void check_tensor(const golden *r, const json_t *want, const char *name, const double *x, int64_t n)
 {
     double sum = 0.0;
     double square = 0.0;
@@ -321,12 +306,12 @@ static void check_tensor(const rig *r, const json_t *want, const char *name, con
 }
 
 /* Every tensor of a group against an object of sums; returns how many there were. */
-static size_t check_group(const rig *r, const json_t *want, dass_group group, dass_buf buf)
+static size_t check_group(const golden *r, const json_t *want, dass_group group, dass_buf buf)
 {
-    const double *x = read_buf(r, buf);
+    const double *x = rig_read(&r->rig, buf);
     size_t n = 0;
-    for (uint32_t i = 0; i < dass_store_n_params(r->s); i++) {
-        const dass_param *p = dass_store_get(r->s, i);
+    for (uint32_t i = 0; i < dass_store_n_params(r->rig.s); i++) {
+        const dass_param *p = dass_store_get(r->rig.s, i);
         if (p->group != group)
             continue;
         check_tensor(r, want, p->name, x + p->offset, p->count);
@@ -336,7 +321,7 @@ static size_t check_group(const rig *r, const json_t *want, dass_group group, da
 }
 
 /* Weights, batch norms, biases and running statistics: all of ours, and nothing beside them in the file. */
-static void check_parameters(const rig *r, const json_t *want, bool running)
+static void check_parameters(const golden *r, const json_t *want, bool running)
 {
     size_t n = check_group(r, want, DASS_GROUP_W, DASS_BUF_W);
     n += check_group(r, want, DASS_GROUP_AF, DASS_BUF_AF);
@@ -345,11 +330,11 @@ static void check_parameters(const rig *r, const json_t *want, bool running)
     assert_int_equal(n, json_object_size(want));
 }
 
-static void check_alphas(const rig *r, const json_t *want)
+static void check_alphas(const golden *r, const json_t *want)
 {
-    const double *x = read_buf(r, DASS_BUF_ALPHA);
-    for (uint32_t i = 0; i < dass_store_n_params(r->s); i++) {
-        const dass_param *p = dass_store_get(r->s, i);
+    const double *x = rig_read(&r->rig, DASS_BUF_ALPHA);
+    for (uint32_t i = 0; i < dass_store_n_params(r->rig.s); i++) {
+        const dass_param *p = dass_store_get(r->rig.s, i);
         if (p->group != DASS_GROUP_ALPHA)
             continue;
         const json_t *list = member(want, p->name + strlen("alpha."));
@@ -360,14 +345,14 @@ static void check_alphas(const rig *r, const json_t *want)
 }
 
 /* The mask, to the bit: per tensor how many are kept and the sum of their one-based positions. */
-static void check_mask(const rig *r, const json_t *want)
+static void check_mask(const golden *r, const json_t *want)
 {
-    const size_t bytes = dass_store_buf_bytes(r->s, DASS_BUF_BITS);
-    uint64_t *bits = dass_arena_alloc(r->mem, bytes);
+    const size_t bytes = dass_store_buf_bytes(r->rig.s, DASS_BUF_BITS);
+    uint64_t *bits = dass_arena_alloc(r->rig.mem, bytes);
     assert_non_null(bits);
-    check_ok(dass_store_read(r->s, DASS_BUF_BITS, bits, bytes));
-    for (uint32_t i = 0; i < dass_store_n_params(r->s); i++) {
-        const dass_param *p = dass_store_get(r->s, i);
+    check_ok(dass_store_read(r->rig.s, DASS_BUF_BITS, bits, bytes));
+    for (uint32_t i = 0; i < dass_store_n_params(r->rig.s); i++) {
+        const dass_param *p = dass_store_get(r->rig.s, i);
         if (p->group != DASS_GROUP_W)
             continue;
         int64_t kept = 0;
@@ -385,73 +370,61 @@ static void check_mask(const rig *r, const json_t *want)
     }
 }
 
-/* ---- the search -------------------------------------------------------------------------------------------------- */
+/* ---- the search ----------------------------------------------------------------------------- */
 
-static void enter_stage(rig *r, dass_stage stage, unsigned lower)
+static void enter_stage(golden *r, dass_stage stage, unsigned lower)
 {
     const dass_phase p[2] = {phase_of(r, DASS_TASK_ALPHA, stage, lower), phase_of(r, DASS_TASK_WEIGHTS, stage, lower)};
-    dass_steps_close(&r->steps);
-    check_ok(dass_steps_plan(r->s, &r->arch, p, 2, r->be, &(dass_exec_options){0}, &r->steps));
-    check_ok(dass_steps_bind(r->s, &r->steps));
-    check_ok(dass_store_zero(r->s, DASS_BUF_AF_MOM));
-    check_ok(dass_store_zero(r->s, stage == DASS_STAGE_SCORE ? DASS_BUF_SCORE_MOM : DASS_BUF_W_MOM));
+    dass_steps_close(&r->rig.steps);
+    check_ok(dass_steps_plan(r->rig.s, &r->arch, p, 2, r->rig.be, &(dass_exec_options){0}, &r->rig.steps));
+    check_ok(dass_steps_bind(r->rig.s, &r->rig.steps));
+    check_ok(dass_store_zero(r->rig.s, DASS_BUF_AF_MOM));
+    check_ok(dass_store_zero(r->rig.s, stage == DASS_STAGE_SCORE ? DASS_BUF_SCORE_MOM : DASS_BUF_W_MOM));
 }
 
 /* Counts by the policy, scores by the weights: what the score stage starts from. */
-static void start_scores(rig *r)
+static void start_scores(golden *r)
 {
-    check_ok(dass_store_commit(r->s, r->be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
-    check_ok(dass_store_init_scores(r->s));
-    check_ok(dass_density_allocate(r->s, DASS_ALLOC_UNIFORM, number(r->settings, "density"), NULL, r->mem, &r->segments,
-                                   &r->n_segments));
-}
-
-/* The scores' last mask, which the finetune stage keeps. */
-static void freeze_mask(rig *r)
-{
-    dass_graph *g = NULL;
-    dass_steps steps;
-    check_ok(dass_threshold_build(r->s, r->segments, r->n_segments, r->be->ops->real, &g));
-    check_ok(dass_steps_wrap(g, r->be, &(dass_exec_options){0}, &steps));
-    check_ok(dass_steps_bind(r->s, &steps));
-    check_ok(dass_steps_run(r->s, &steps, 0, &r->block, NULL, NULL));
-    dass_steps_close(&steps);
+    check_ok(dass_store_commit(r->rig.s, r->rig.be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
+    check_ok(dass_store_init_scores(r->rig.s));
+    check_ok(dass_density_allocate(r->rig.s, DASS_ALLOC_UNIFORM, number(r->settings, "density"), NULL, r->rig.mem,
+                                   &r->rig.segments, &r->rig.n_segments));
 }
 
 /* Alpha on a validation batch, then weights or scores on a training batch. */
-static void search_step(rig *r, const json_t *want, int32_t step)
+static void search_step(golden *r, const json_t *want, int32_t step)
 {
     double loss = 0.0;
     double correct = 0.0;
-    r->block.adam_step = step + 1;
+    r->rig.block.adam_step = step + 1;
     feed(r, "val", step);
-    check_ok(dass_steps_run(r->s, &r->steps, 0, &r->block, &loss, &correct));
+    check_ok(dass_steps_run(r->rig.s, &r->rig.steps, 0, &r->rig.block, &loss, &correct));
     check_step(r, want, "val", step, loss, correct);
     feed(r, "train", step);
-    check_ok(dass_steps_run(r->s, &r->steps, 1, &r->block, &loss, &correct));
+    check_ok(dass_steps_run(r->rig.s, &r->rig.steps, 1, &r->rig.block, &loss, &correct));
     check_step(r, want, "train", step, loss, correct);
     check_norm(r, want, step);
 }
 
-static void search_settings(rig *r)
+static void search_settings(golden *r)
 {
     const json_t *c = r->settings;
-    r->block.lr[0] = r->block.lr[1] = number(c, "lr");
-    r->block.lr[2] = number(c, "lr_score");
-    r->block.lr[3] = number(c, "lr_alpha");
-    r->block.weight_decay[3] = number(c, "decay_alpha");
-    r->block.clip = number(c, "clip");
-    r->block.beta1 = entry(member(c, "betas"), 0);
-    r->block.beta2 = entry(member(c, "betas"), 1);
-    r->block.adam_eps = number(c, "adam_eps");
+    r->rig.block.lr[0] = r->rig.block.lr[1] = number(c, "lr");
+    r->rig.block.lr[2] = number(c, "lr_score");
+    r->rig.block.lr[3] = number(c, "lr_alpha");
+    r->rig.block.weight_decay[3] = number(c, "decay_alpha");
+    r->rig.block.clip = number(c, "clip");
+    r->rig.block.beta1 = entry(member(c, "betas"), 0);
+    r->rig.block.beta2 = entry(member(c, "betas"), 1);
+    r->rig.block.adam_eps = number(c, "adam_eps");
 }
 
 /* tol[i]: of stage i. */
 static void follow_search(const char *backend, unsigned lower, const tolerance tol[3])
 {
     static const char *const names[3] = {"dense", "score", "finetune"};
-    rig r;
-    rig_open(&r, "search", backend, tol[0]);
+    golden r;
+    golden_open(&r, "search", backend, 1, tol[0]); /* so small that threads would only wait for each other */
     search_settings(&r);
     const json_t *stages = member(r.file, "stages");
     int32_t step = 0;
@@ -464,7 +437,7 @@ static void follow_search(const char *backend, unsigned lower, const tolerance t
         if (i == DASS_STAGE_SCORE)
             start_scores(&r);
         if (i == DASS_STAGE_FINETUNE)
-            freeze_mask(&r);
+            rig_freeze(&r.rig); /* the scores' last mask */
         enter_stage(&r, (dass_stage)i, lower);
         if (i == DASS_STAGE_DENSE) {
             write_parameters(&r);
@@ -475,11 +448,11 @@ static void follow_search(const char *backend, unsigned lower, const tolerance t
         check_parameters(&r, member(want, "parameters"), false);
         check_alphas(&r, member(want, "alpha"));
         if (i == DASS_STAGE_SCORE)
-            assert_int_equal(check_group(&r, member(want, "scores"), DASS_GROUP_W, DASS_BUF_SCORE), r.n_segments);
+            assert_int_equal(check_group(&r, member(want, "scores"), DASS_GROUP_W, DASS_BUF_SCORE), r.rig.n_segments);
         if (i == DASS_STAGE_FINETUNE)
             check_mask(&r, member(want, "kept"));
     }
-    rig_close(&r);
+    golden_close(&r);
 }
 
 static const tolerance exact = {.loss = 1e-9, .norm = 1e-9, .tensor = 1e-9, .alpha = 1e-9};
@@ -488,108 +461,155 @@ static void search_in_double(void **state)
 {
     (void)state;
     const tolerance tol[3] = {exact, exact, exact};
-    follow_search("ref64", 0, tol);
     follow_search("ref64", DASS_LOWER_ALL, tol);
+    if (!getenv("DASS_TEST_SHORT"))
+        follow_search("ref64", 0, tol);
 }
 
 static void search_in_float(void **state)
 {
     (void)state;
-    const tolerance tol[3] = {{.loss = 1e-5, .norm = 1e-4, .tensor = 1e-5, .alpha = 1e-5},
-                              {.loss = 2e-4, .norm = 2e-3, .tensor = 2e-4, .alpha = 2e-4},
-                              {.loss = 2e-4, .norm = 2e-3, .tensor = 2e-4, .alpha = 2e-4}};
-    follow_search("host", DASS_LOWER_ALL, tol);
+    const tolerance dense = {.loss = 5e-6, .norm = 1e-4, .tensor = 1e-5, .alpha = 1e-5};
+    const tolerance masked = {.loss = 1e-4, .norm = 1e-3, .tensor = 2e-4, .alpha = 1e-4};
+    follow_search("host", DASS_LOWER_ALL, (tolerance[3]){dense, masked, masked});
 }
 
-/* ---- discrete networks ------------------------------------------------------------------------------------------- */
-
-static void follow_training(const char *name, const char *backend, tolerance tol)
+/* What three dense steps in double show of a setting that is off by `factor`, in units of what is allowed. */
+static double difference_of(size_t offset, double factor)
 {
-    rig r;
-    rig_open(&r, name, backend, tol);
+    golden r;
+    double worst = 0.0;
+    golden_open(&r, "search", "ref64", 0, exact);
+    search_settings(&r);
+    double setting;
+    memcpy(&setting, (char *)&r.rig.block + offset, sizeof setting);
+    assert_true(setting > 0.0);
+    setting *= factor;
+    memcpy((char *)&r.rig.block + offset, &setting, sizeof setting);
+    r.worst = &worst;
+    enter_stage(&r, DASS_STAGE_DENSE, DASS_LOWER_ALL);
+    write_parameters(&r);
+    const json_t *steps = member(json_array_get(member(r.file, "stages"), 0), "steps");
+    for (int32_t k = 0; k < 3; k++)
+        search_step(&r, json_array_get(steps, (size_t)k), k);
+    golden_close(&r);
+    return worst;
+}
+
+static void a_wrong_setting_is_seen(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        size_t offset;
+        double factor;
+    } wrong[] = {
+        {"rate of weights", offsetof(dass_step_block, lr[0]), 1.01},
+        {"rate of batch norms", offsetof(dass_step_block, lr[1]), 1.01},
+        {"rate of alphas", offsetof(dass_step_block, lr[3]), 1.01},
+        {"decay of weights", offsetof(dass_step_block, weight_decay[0]), 1.5},
+        {"decay of batch norms", offsetof(dass_step_block, weight_decay[1]), 1.5},
+        {"decay of alphas", offsetof(dass_step_block, weight_decay[3]), 1.5},
+        {"momentum", offsetof(dass_step_block, momentum), 1.01},
+        {"clip", offsetof(dass_step_block, clip), 1.01},
+        {"beta 1", offsetof(dass_step_block, beta1), 1.01},
+        {"beta 2", offsetof(dass_step_block, beta2), 0.999},
+    };
+    assert_true(difference_of(wrong[0].offset, 1.0) < 1.0);
+    for (size_t i = 0; i < N_OF(wrong); i++) {
+        const double seen = difference_of(wrong[i].offset, wrong[i].factor);
+        if (!(seen > 10.0))
+            fail_msg("%s times %g: differs by %g of what is allowed", wrong[i].name, wrong[i].factor, seen);
+    }
+}
+
+/* ---- discrete networks ---------------------------------------------------------------------- */
+
+/* Dense steps, then evaluation. steps_max: 0, or only so many steps and nothing behind them. */
+static void follow_training(const char *name, const char *backend, tolerance tol, size_t steps_max)
+{
+    golden r;
+    golden_open(&r, name, backend, 0, tol);
     const dass_phase p[2] = {phase_of(&r, DASS_TASK_WEIGHTS, DASS_STAGE_DENSE, DASS_LOWER_ALL),
                              phase_of(&r, DASS_TASK_EVAL, DASS_STAGE_DENSE, DASS_LOWER_ALL)};
-    check_ok(dass_steps_plan(r.s, &r.arch, p, 2, r.be, &(dass_exec_options){0}, &r.steps));
-    check_ok(dass_steps_bind(r.s, &r.steps));
+    check_ok(dass_steps_plan(r.rig.s, &r.arch, p, 2, r.rig.be, &(dass_exec_options){0}, &r.rig.steps));
+    check_ok(dass_steps_bind(r.rig.s, &r.rig.steps));
     write_parameters(&r);
     check_parameters(&r, member(r.file, "initial"), false);
-    r.block.lr[0] = r.block.lr[1] = number(r.settings, "lr");
-    r.block.clip = number(r.settings, "clip");
+    r.rig.block.lr[0] = r.rig.block.lr[1] = number(r.settings, "lr");
+    r.rig.block.clip = number(r.settings, "clip");
     const json_t *steps = member(r.file, "steps");
+    const size_t n = json_array_size(steps);
     double loss = 0.0;
     double correct = 0.0;
-    for (size_t k = 0; k < json_array_size(steps); k++) {
+    for (size_t k = 0; k < (steps_max ? steps_max : n); k++) {
         feed(&r, "train", (int32_t)k);
-        check_ok(dass_steps_run(r.s, &r.steps, 0, &r.block, &loss, &correct));
+        check_ok(dass_steps_run(r.rig.s, &r.rig.steps, 0, &r.rig.block, &loss, &correct));
         check_step(&r, json_array_get(steps, k), "train", (int32_t)k, loss, correct);
         check_norm(&r, json_array_get(steps, k), (int32_t)k);
-        if (tol.growth > 0.0) {
-            r.tol.loss *= tol.growth;
-            r.tol.norm *= tol.growth;
-        }
     }
-    check_parameters(&r, member(r.file, "parameters"), true);
-    feed(&r, "val", 0);
-    check_ok(dass_steps_run(r.s, &r.steps, 1, &r.block, &loss, &correct));
-    check_step(&r, member(r.file, "eval"), "eval", (int32_t)json_array_size(steps), loss, correct);
-    rig_close(&r);
+    if (!steps_max) {
+        check_parameters(&r, member(r.file, "parameters"), true);
+        feed(&r, "val", 0);
+        check_ok(dass_steps_run(r.rig.s, &r.rig.steps, 1, &r.rig.block, &loss, &correct));
+        check_step(&r, member(r.file, "eval"), "eval", (int32_t)n, loss, correct);
+    }
+    golden_close(&r);
+}
+
+/* The fixed networks take seconds in double. */
+static size_t fewer_steps(void)
+{
+    return getenv("DASS_TEST_SHORT") ? 1 : 0;
 }
 
 static void cells_in_double(void **state)
 {
     (void)state;
-    follow_training("cells", "ref64", exact);
+    follow_training("cells", "ref64", exact, 0);
 }
 
 static void cells_in_float(void **state)
 {
     (void)state;
-    follow_training("cells", "host", (tolerance){.loss = 2e-4, .norm = 1e-3, .tensor = 1e-4});
+    follow_training("cells", "host", (tolerance){.loss = 1e-4, .norm = 1e-3, .tensor = 1e-4}, 0);
 }
 
 static void mobilenet_v2_in_double(void **state)
 {
     (void)state;
-    if (getenv("DASS_TEST_SHORT") != NULL) {
-        print_message("skipped: minutes of plain loops under a sanitizer; `make test` runs it\n");
-        skip();
-    }
-    follow_training("mobilenet_v2", "ref64", exact);
+    follow_training("mobilenet_v2", "ref64", exact, fewer_steps());
 }
 
-/* Fifty batch norms over four images make rounding grow a hundredfold in three steps: PyTorch's own float strays from
- * its double by 4e-6, 2e-3 and 8e-2 of the loss here (`tools/golden.py --float mobilenet_v2`). */
+/* Its last images have 2x2 pixels: where float puts one value on the other side of a relu's corner, every gradient
+ * before it changes by percents. PyTorch's own float32 (tools/golden.py --float) strays as far. */
 static void mobilenet_v2_in_float(void **state)
 {
     (void)state;
-    follow_training("mobilenet_v2", "host", (tolerance){.loss = 2e-4, .norm = 1e-3, .tensor = 5e-2, .growth = 10.0});
+    const tolerance tol = {.loss = 2e-5, .norm = 1e-1, .tensor = 1e-2, .growth = 30};
+    follow_training("mobilenet_v2", "host", tol, 0);
 }
 
 static void resnet18_in_double(void **state)
 {
     (void)state;
-    if (getenv("DASS_TEST_SHORT") != NULL) {
-        print_message("skipped: minutes of plain loops under a sanitizer; `make test` runs it\n");
-        skip();
-    }
-    follow_training("resnet18", "ref64", exact);
+    follow_training("resnet18", "ref64", exact, fewer_steps());
 }
 
-/* The same: PyTorch's float strays by 3e-7, 7e-5 and 5e-4 of the loss, its tensors by 9e-3. */
 static void resnet18_in_float(void **state)
 {
     (void)state;
-    follow_training("resnet18", "host", (tolerance){.loss = 2e-4, .norm = 1e-3, .tensor = 1e-2, .growth = 10.0});
+    follow_training("resnet18", "host", (tolerance){.loss = 2e-4, .norm = 2e-3, .tensor = 1e-4}, 0);
 }
 
 /* ---- second order ------------------------------------------------------------------------------------------------ */
 
-static void check_vector(const rig *r, const char *what, dass_buf buf, const json_t *want, double tol)
+static void check_vector(const golden *r, const char *what, dass_buf buf, const json_t *want, double tol)
 {
-    const double *x = read_buf(r, buf);
+    const double *x = rig_read(&r->rig, buf);
     const size_t n = json_array_size(want);
     double scale = 0.0;
-    assert_int_equal(n, dass_store_buf_count(r->s, buf));
+    assert_int_equal(n, dass_store_buf_count(r->rig.s, buf));
     for (size_t i = 0; i < n; i++)
         scale = fmax(scale, fabs(entry(want, i)));
     for (size_t i = 0; i < n; i++)
@@ -597,16 +617,16 @@ static void check_vector(const rig *r, const char *what, dass_buf buf, const jso
 }
 
 /* Momenta of the golden file: 0, or a tenth of the numbers of "momentum.NAME". */
-static void write_momenta(const rig *r, bool zero)
+static void write_momenta(const golden *r, bool zero)
 {
     static const dass_group groups[] = {DASS_GROUP_W, DASS_GROUP_AF};
     static const dass_buf bufs[] = {DASS_BUF_W_MOM, DASS_BUF_AF_MOM};
     for (size_t g = 0; g < N_OF(groups); g++) {
-        const int64_t n = dass_store_count(r->s, groups[g]);
-        double *x = dass_arena_alloc(r->mem, (size_t)n * sizeof *x);
+        const int64_t n = dass_store_count(r->rig.s, groups[g]);
+        double *x = dass_arena_alloc(r->rig.mem, (size_t)n * sizeof *x);
         assert_non_null(x);
-        for (uint32_t i = 0; i < dass_store_n_params(r->s) && !zero; i++) {
-            const dass_param *p = dass_store_get(r->s, i);
+        for (uint32_t i = 0; i < dass_store_n_params(r->rig.s) && !zero; i++) {
+            const dass_param *p = dass_store_get(r->rig.s, i);
             char name[200];
             if (p->group != groups[g])
                 continue;
@@ -614,7 +634,7 @@ static void write_momenta(const rig *r, bool zero)
             for (int64_t k = 0; k < p->count; k++)
                 x[p->offset + k] = 0.1 * signed_draw(stream_of(r->salt, name), k);
         }
-        check_ok(dass_store_write_real(r->s, bufs[g], x, n));
+        check_ok(dass_store_write_real(r->rig.s, bufs[g], x, n));
     }
 }
 
@@ -622,20 +642,20 @@ static void write_momenta(const rig *r, bool zero)
 static void second_order_in_double(void **state)
 {
     (void)state;
-    rig r;
+    golden r;
     dass_task tasks[DASS_MAX_ALPHA_TASKS];
     dass_phase p[DASS_MAX_ALPHA_TASKS];
     static const char *const losses[] = {"train_loss", "unrolled_val_loss", "train_loss_plus", "train_loss_minus"};
     const uint32_t n = dass_alpha_tasks(DASS_STAGE_DENSE, 2, tasks);
-    rig_open(&r, "second_order", "ref64", exact);
+    golden_open(&r, "second_order", "ref64", 1, exact);
     assert_int_equal(n, N_OF(losses));
     for (uint32_t i = 0; i < n; i++)
         p[i] = phase_of(&r, tasks[i], DASS_STAGE_DENSE, DASS_LOWER_ALL);
-    check_ok(dass_steps_plan(r.s, &r.arch, p, n, r.be, &(dass_exec_options){0}, &r.steps));
-    check_ok(dass_steps_bind(r.s, &r.steps));
-    r.block.xi = number(r.settings, "xi");
-    r.block.beta1 = r.block.beta2 = 0.5;
-    r.block.adam_step = 1;
+    check_ok(dass_steps_plan(r.rig.s, &r.arch, p, n, r.rig.be, &(dass_exec_options){0}, &r.rig.steps));
+    check_ok(dass_steps_bind(r.rig.s, &r.rig.steps));
+    r.rig.block.xi = number(r.settings, "xi");
+    r.rig.block.beta1 = r.rig.block.beta2 = 0.5;
+    r.rig.block.adam_step = 1;
     const json_t *cases = member(r.file, "cases");
     assert_int_equal(json_array_size(cases), 2);
     for (size_t k = 0; k < 2; k++) {
@@ -645,18 +665,18 @@ static void second_order_in_double(void **state)
         write_momenta(&r, strcmp(text(want, "momenta"), "zero") == 0);
         for (uint32_t i = 0; i < n; i++) {
             feed(&r, dass_task_validates(tasks[i]) ? "val" : "train", 0);
-            check_ok(dass_steps_run(r.s, &r.steps, i, &r.block, &loss, NULL));
+            check_ok(dass_steps_run(r.rig.s, &r.rig.steps, i, &r.rig.block, &loss, NULL));
             check_near(&r, losses[i], (int32_t)k, loss, number(want, losses[i]), 1.0, 1e-9);
         }
-        check_near(&r, "norm2", (int32_t)k, read_buf(&r, DASS_BUF_NORM2)[0], number(want, "norm2"), 1.0, 1e-8);
+        check_near(&r, "norm2", (int32_t)k, rig_read(&r.rig, DASS_BUF_NORM2)[0], number(want, "norm2"), 1.0, 1e-8);
         check_vector(&r, "plus", DASS_BUF_ALPHA_GRAD_P, member(want, "plus"), 1e-9);
         check_vector(&r, "minus", DASS_BUF_ALPHA_GRAD_N, member(want, "minus"), 1e-9);
         check_vector(&r, "alpha_gradient", DASS_BUF_ALPHA_GRAD, member(want, "alpha_gradient"), 1e-8);
     }
-    rig_close(&r);
+    golden_close(&r);
 }
 
-/* ---- the comparison itself --------------------------------------------------------------------------------------- */
+/* ---- the comparison itself ------------------------------------------------------------------ */
 
 static void numbers_are_the_same_on_both_sides(void **state)
 {
@@ -682,6 +702,7 @@ int main(void)
         cmocka_unit_test(numbers_are_the_same_on_both_sides),
         cmocka_unit_test(search_in_double),
         cmocka_unit_test(search_in_float),
+        cmocka_unit_test(a_wrong_setting_is_seen),
         cmocka_unit_test(cells_in_double),
         cmocka_unit_test(cells_in_float),
         cmocka_unit_test(mobilenet_v2_in_double),

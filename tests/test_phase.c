@@ -5,9 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "check.h"
-
-#include "dass/step.h"
+#include "rig.h"
 
 enum { BATCH = 2, IMAGE = 8, CLASSES = 4, PIXELS = BATCH * 3 * IMAGE * IMAGE };
 
@@ -41,23 +39,6 @@ static dass_phase phase_of(dass_task task, dass_stage stage, unsigned lower)
 {
     return (dass_phase){
         .task = task, .stage = stage, .batch = BATCH, .lower = lower, .mean = mean, .std = dev};
-}
-
-/* A store, a step of n phases over it, a table of kept counts, and a batch in the input buffers. */
-typedef struct rig {
-    dass_backend *be;
-    dass_store *s;
-    dass_arena *mem;
-    dass_segment *segments;
-    int64_t n_segments;
-    dass_steps steps;
-    dass_step_block block;
-} rig;
-
-static void check_ok(dass_status st)
-{
-    if (st != DASS_OK)
-        fail_msg("%s (%s)", dass_error_text(), dass_error_where());
 }
 
 static void write_batch(rig *r)
@@ -107,45 +88,20 @@ static void rig_open(rig *r, const dass_arch *a, dass_phase *phases, uint32_t n,
                                  .adam_step = 1}; /* learning rates 0 */
 }
 
-static void rig_close(rig *r)
-{
-    dass_steps_close(&r->steps);
-    dass_store_free(r->s);
-    dass_arena_free(r->mem);
-    dass_backend_close(r->be);
-}
-
-static double run(rig *r, uint32_t phase)
-{
-    double loss = 0.0;
-    check_ok(dass_steps_run(r->s, &r->steps, phase, &r->block, &loss, NULL));
-    assert_true(isfinite(loss));
-    return loss;
-}
-
-static double *read_buf(const rig *r, dass_buf b)
-{
-    const int64_t n = dass_store_buf_count(r->s, b);
-    double *x = dass_arena_alloc(r->mem, (size_t)n * sizeof *x);
-    assert_non_null(x);
-    check_ok(dass_store_read_real(r->s, b, x, n));
-    return x;
-}
-
 /* d loss / d buffer[i] by central differences of phase's own loss, which must not move the
  * parameters. */
 static double difference(rig *r, uint32_t phase, dass_buf b, int64_t i)
 {
     const double h = 1e-5;
     const int64_t n = dass_store_buf_count(r->s, b);
-    double *x = read_buf(r, b);
+    double *x = rig_read(r, b);
     const double at = x[i];
     x[i] = at + h;
     check_ok(dass_store_write_real(r->s, b, x, n));
-    const double up = run(r, phase);
+    const double up = rig_run(r, phase);
     x[i] = at - h;
     check_ok(dass_store_write_real(r->s, b, x, n));
-    const double down = run(r, phase);
+    const double down = rig_run(r, phase);
     x[i] = at;
     check_ok(dass_store_write_real(r->s, b, x, n));
     return (up - down) / (2.0 * h);
@@ -164,8 +120,8 @@ static void check_group(rig *r, uint32_t phase, dass_group group, dass_buf b, da
                         uint32_t stride)
 {
     uint32_t n = 0;
-    run(r, phase);
-    const double *grad = read_buf(r, grad_buf);
+    rig_run(r, phase);
+    const double *grad = rig_read(r, grad_buf);
     const int64_t end = dass_store_count(r->s, group);
     for (uint32_t i = 0; i < dass_store_n_params(r->s); i++) {
         const dass_param *p = dass_store_get(r->s, i);
@@ -341,8 +297,8 @@ static void alpha_gradients_are_derivatives(void **state)
     rig_open(&r, &a, p, 2, 0.3);
     check_ok(dass_store_init_scores(r.s));
     for (uint32_t k = 0; k < 2; k++) {
-        run(&r, k);
-        const double *grad = read_buf(&r, DASS_BUF_ALPHA_GRAD);
+        rig_run(&r, k);
+        const double *grad = rig_read(&r, DASS_BUF_ALPHA_GRAD);
         for (int64_t i = k; i < dass_store_count(r.s, DASS_GROUP_ALPHA);
              i += 3) /* every row and every operation */
             check_gradient(&r, k, DASS_BUF_ALPHA, grad, i);
@@ -361,14 +317,14 @@ static void lowering_keeps_the_gradients(void **state)
                           phase_of(DASS_TASK_WEIGHTS, DASS_STAGE_DENSE, DASS_LOWER_ALL)};
         rig r;
         rig_open(&r, &archs[k], p, N_OF(p), 0.0);
-        const double loss = run(&r, 0);
-        const double *w = read_buf(&r, DASS_BUF_W_GRAD);
-        const double *af = read_buf(&r, DASS_BUF_AF_GRAD);
+        const double loss = rig_run(&r, 0);
+        const double *w = rig_read(&r, DASS_BUF_W_GRAD);
+        const double *af = rig_read(&r, DASS_BUF_AF_GRAD);
         for (uint32_t i = 1; i < N_OF(p); i++) {
-            assert_true(fabs(run(&r, i) - loss) < 1e-12);
-            assert_true(distance(w, read_buf(&r, DASS_BUF_W_GRAD),
+            assert_true(fabs(rig_run(&r, i) - loss) < 1e-12);
+            assert_true(distance(w, rig_read(&r, DASS_BUF_W_GRAD),
                                  dass_store_count(r.s, DASS_GROUP_W)) < 1e-10);
-            assert_true(distance(af, read_buf(&r, DASS_BUF_AF_GRAD),
+            assert_true(distance(af, rig_read(&r, DASS_BUF_AF_GRAD),
                                  dass_store_count(r.s, DASS_GROUP_AF)) < 1e-10);
         }
         rig_close(&r);
@@ -398,13 +354,13 @@ static void score_stage_masks_and_passes_gradients_through(void **state)
     rig r;
     rig_open(&r, &a, p, 1, 0.4);
     check_ok(dass_store_init_scores(r.s));
-    run(&r, 0);
+    rig_run(&r, 0);
     const int64_t n = dass_store_count(r.s, DASS_GROUP_W);
-    const double *w = read_buf(&r, DASS_BUF_W);
-    const double *masked = read_buf(&r, DASS_BUF_MASKED);
-    const double *score = read_buf(&r, DASS_BUF_SCORE);
-    const double *g = read_buf(&r, DASS_BUF_W_GRAD);
-    const double *g_score = read_buf(&r, DASS_BUF_SCORE_GRAD);
+    const double *w = rig_read(&r, DASS_BUF_W);
+    const double *masked = rig_read(&r, DASS_BUF_MASKED);
+    const double *score = rig_read(&r, DASS_BUF_SCORE);
+    const double *g = rig_read(&r, DASS_BUF_W_GRAD);
+    const double *g_score = rig_read(&r, DASS_BUF_SCORE_GRAD);
     const uint64_t *bits = read_bits(&r);
     for (int64_t i = 0; i < r.n_segments; i++) {
         const dass_segment *seg = &r.segments[i];
@@ -451,18 +407,18 @@ static void score_stage_moves_scores_and_batch_norm_only(void **state)
     r.block.lr[1] = 0.01;
     r.block.lr[2] = 0.1;
     r.block.clip = 0.05; /* both norms are above it */
-    const double *w = read_buf(&r, DASS_BUF_W);
-    const double *af = read_buf(&r, DASS_BUF_AF);
-    const double *score = read_buf(&r, DASS_BUF_SCORE);
-    run(&r, 0);
+    const double *w = rig_read(&r, DASS_BUF_W);
+    const double *af = rig_read(&r, DASS_BUF_AF);
+    const double *score = rig_read(&r, DASS_BUF_SCORE);
+    rig_run(&r, 0);
     const int64_t n = dass_store_count(r.s, DASS_GROUP_W);
     const int64_t n_af = dass_store_count(r.s, DASS_GROUP_AF);
     const dass_buf grads[2] = {DASS_BUF_SCORE_GRAD, DASS_BUF_AF_GRAD};
-    const double *now[2] = {read_buf(&r, DASS_BUF_SCORE), read_buf(&r, DASS_BUF_AF)};
+    const double *now[2] = {rig_read(&r, DASS_BUF_SCORE), rig_read(&r, DASS_BUF_AF)};
     const double *before[2] = {score, af};
-    assert_true(distance(w, read_buf(&r, DASS_BUF_W), n) == 0.0);
+    assert_true(distance(w, rig_read(&r, DASS_BUF_W), n) == 0.0);
     for (int k = 0; k < 2; k++) { /* each clipped by its own norm */
-        const double *g = read_buf(&r, grads[k]);
+        const double *g = rig_read(&r, grads[k]);
         const int64_t count = k ? n_af : n;
         double norm2 = 0.0;
         for (int64_t i = 0; i < count; i++)
@@ -485,11 +441,11 @@ static void finetune_leaves_pruned_weights_alone(void **state)
     rig r;
     rig_open(&r, &a, p, 2, 0.4);
     check_ok(dass_store_init_scores(r.s));
-    run(&r, 0); /* makes the bits */
+    rig_run(&r, 0); /* makes the bits */
     const uint64_t *bits = read_bits(&r);
     const int64_t n = dass_store_count(r.s, DASS_GROUP_W);
-    run(&r, 1);
-    const double *g = read_buf(&r, DASS_BUF_W_GRAD);
+    rig_run(&r, 1);
+    const double *g = rig_read(&r, DASS_BUF_W_GRAD);
     for (int64_t i = 0; i < n; i++)
         if (!bit_of(bits, i))
             assert_true(g[i] == 0.0);
@@ -499,9 +455,9 @@ static void finetune_leaves_pruned_weights_alone(void **state)
 
     r.block.lr[0] = r.block.lr[1] = 0.1;
     r.block.weight_decay[0] = 0.01;
-    const double *before = read_buf(&r, DASS_BUF_W);
-    run(&r, 1);
-    const double *after = read_buf(&r, DASS_BUF_W);
+    const double *before = rig_read(&r, DASS_BUF_W);
+    rig_run(&r, 1);
+    const double *after = rig_read(&r, DASS_BUF_W);
     for (int64_t i = 0; i < n; i++) {
         const double want =
             bit_of(bits, i) ? before[i] - 0.1 * (g[i] + 0.01 * before[i]) : before[i];
@@ -522,13 +478,13 @@ static void dense_step_clips_weights_and_batch_norm_together(void **state)
     r.block.lr[0] = r.block.lr[1] = 0.2;
     r.block.weight_decay[0] = r.block.weight_decay[1] = 3e-4;
     r.block.clip = 0.3;
-    const double *w = read_buf(&r, DASS_BUF_W);
-    const double *alpha = read_buf(&r, DASS_BUF_ALPHA);
-    run(&r, 0);
+    const double *w = rig_read(&r, DASS_BUF_W);
+    const double *alpha = rig_read(&r, DASS_BUF_ALPHA);
+    rig_run(&r, 0);
     const int64_t n = dass_store_count(r.s, DASS_GROUP_W);
-    const double *g = read_buf(&r, DASS_BUF_W_GRAD);
-    const double *g_af = read_buf(&r, DASS_BUF_AF_GRAD);
-    const double *now = read_buf(&r, DASS_BUF_W);
+    const double *g = rig_read(&r, DASS_BUF_W_GRAD);
+    const double *g_af = rig_read(&r, DASS_BUF_AF_GRAD);
+    const double *now = rig_read(&r, DASS_BUF_W);
     double norm2 = 0.0;
     for (int64_t i = 0; i < n; i++)
         norm2 += g[i] * g[i];
@@ -536,10 +492,10 @@ static void dense_step_clips_weights_and_batch_norm_together(void **state)
         norm2 += g_af[i] * g_af[i];
     const double s = fmin(1.0, 0.3 / (sqrt(norm2) + 1e-6));
     assert_true(s < 1.0);
-    assert_true(fabs(read_buf(&r, DASS_BUF_NORM2)[0] - norm2) < 1e-9 * norm2);
+    assert_true(fabs(rig_read(&r, DASS_BUF_NORM2)[0] - norm2) < 1e-9 * norm2);
     for (int64_t i = 0; i < n; i++)
         assert_true(fabs(now[i] - (w[i] - 0.2 * (s * g[i] + 3e-4 * w[i]))) < 1e-12);
-    assert_true(distance(alpha, read_buf(&r, DASS_BUF_ALPHA),
+    assert_true(distance(alpha, rig_read(&r, DASS_BUF_ALPHA),
                          dass_store_count(r.s, DASS_GROUP_ALPHA)) == 0.0);
     rig_close(&r);
 }
@@ -555,10 +511,10 @@ static void discrete_networks_learn_and_track(void **state)
     r.block.lr[0] = r.block.lr[1] = 0.05;
     r.block.momentum = 0.9;
     r.block.clip = 5;
-    const double first = run(&r, 0);
+    const double first = rig_run(&r, 0);
     double last = first;
     for (int i = 0; i < 60; i++)
-        last = run(&r, 0);
+        last = rig_run(&r, 0);
     assert_true(last < 0.3 * first);
     /* the running statistics have become the batch's, so evaluation sees nearly the training loss
      */

@@ -14,14 +14,6 @@
 #include "dass/plot.h"
 #include "dass/rng.h"
 
-static void ok(dass_status st)
-{
-    if (st != DASS_OK) {
-        print_error("%s: %s\n", dass_status_name(st), dass_error_text());
-        fail();
-    }
-}
-
 /* ---- a small reader of XML ---- */
 
 static bool is_name(char c)
@@ -280,7 +272,7 @@ static void check_cell(const dass_genotype *g, bool reduce)
 {
     char *svg = NULL;
     char *again = NULL;
-    ok(dass_plot_cell(g, reduce, &svg));
+    check_ok(dass_plot_cell(g, reduce, &svg));
     assert_true(is_xml(svg));
     const dass_gene *genes = reduce ? g->reduce : g->normal;
     const int n_concat = reduce ? g->n_reduce_concat : g->n_normal_concat;
@@ -306,7 +298,7 @@ static void check_cell(const dass_genotype *g, bool reduce)
         assert_int_equal(count(svg, word), 1);
     }
     check_geometry(svg, g->n_nodes);
-    ok(dass_plot_cell(g, reduce, &again));
+    check_ok(dass_plot_cell(g, reduce, &again));
     assert_string_equal(svg, again);
     dass_mem_free(svg);
     dass_mem_free(again);
@@ -320,7 +312,7 @@ static void published_cells(void **state)
         dass_genotype g;
         char path[128];
         (void)snprintf(path, sizeof path, "configs/genotypes/%s", files[i]);
-        ok(dass_genotype_read(root_path(path), &g));
+        check_ok(dass_genotype_read(root_path(path), &g));
         check_cell(&g, false);
         check_cell(&g, true);
     }
@@ -377,7 +369,7 @@ static void add(text *t, const char *fmt, ...)
     if (t->n + (size_t)n >= t->cap) {
         const size_t cap = 2 * t->cap + 65536;
         void *block = t->at;
-        ok(dass_mem_grow(t->cap, cap, "test", &block));
+        check_ok(dass_mem_grow(t->cap, cap, "test", &block));
         t->at = block;
         t->cap = cap;
     }
@@ -439,7 +431,7 @@ static void alphas_of_every_size(void **state)
         char *svg = NULL;
         const int edges = n * (n + 3) / 2;
         add_alphas(&t, three, N_OF(three), edges);
-        ok(dass_plot_alphas("alphas.jsonl", t.at, t.n, &svg));
+        check_ok(dass_plot_alphas("alphas.jsonl", t.at, t.n, &svg));
         assert_true(is_xml(svg));
         assert_int_equal(count(svg, "class=\"panel\""), 2 * edges);
         assert_int_equal(count(svg, "<polyline "), 2 * edges * 8);
@@ -502,7 +494,7 @@ static void alphas_are_softmax(void **state)
         add(&t, "}\n");
     }
     char *svg = NULL;
-    ok(dass_plot_alphas("alphas.jsonl", t.at, t.n, &svg));
+    check_ok(dass_plot_alphas("alphas.jsonl", t.at, t.n, &svg));
     double top = 0.0;
     const char *tick = svg;
     double zero_y = -1.0;
@@ -570,7 +562,7 @@ static void axes_contain_the_data(void **state)
         char *svg = NULL;
         for (int e = 1; e <= 2; ++e)
             add_epoch(&t, &p, e, cases[i].loss[e - 1], cases[i].top1[e - 1], false);
-        ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
+        check_ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
         assert_true(is_xml(svg));
         for (int k = 0; k < 2; ++k) {
             double lo = 0.0;
@@ -598,7 +590,7 @@ static void curves_of_three_stages(void **state)
     char *svg = NULL;
     add_metrics(&t, three, N_OF(three));
     add(&t, "{\"command\":\"train\",\"stage\":\"test\",\"test_loss\":7.5,\"test_top1\":0.90424,\"images\":10000}\n");
-    ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
+    check_ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
     assert_true(is_xml(svg));
     assert_int_equal(count(svg, "<polyline class=\"train\""), 2);
     assert_int_equal(count(svg, "<polyline class=\"validation\""), 2);
@@ -629,7 +621,7 @@ static void gaps_stay_gaps(void **state)
     char *svg = NULL;
     for (int e = 1; e <= 4; ++e)
         add_epoch(&t, &p, e, 1.0 / e, 0.2 * e, e != 3);
-    ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
+    check_ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
     assert_int_equal(count(svg, "<polyline class=\"validation\""), 2);
     assert_int_equal(count(svg, "<circle class=\"validation\""), 2);
     assert_int_equal(count(svg, "<circle class=\"train\""), 0);
@@ -656,7 +648,7 @@ static void long_runs_are_thinned(void **state)
     char *svg = NULL;
     for (int e = 1; e <= p.epochs; ++e)
         add_epoch(&m, &p, e, e == 1 ? 8.0 : e == p.epochs ? 4.0 : 6.0, 0.5, true);
-    ok(dass_plot_curves("metrics.jsonl", m.at, m.n, &svg));
+    check_ok(dass_plot_curves("metrics.jsonl", m.at, m.n, &svg));
     assert_true(is_xml(svg));
     int n_lines = 0;
     const char *last = NULL;
@@ -676,7 +668,7 @@ static void long_runs_are_thinned(void **state)
     assert_true(x > 639.9 && y == 190.0); /* the last, loss 4 */
     dass_mem_free(svg);
     add_alphas(&a, &p, 1, 2);
-    ok(dass_plot_alphas("alphas.jsonl", a.at, a.n, &svg));
+    check_ok(dass_plot_alphas("alphas.jsonl", a.at, a.n, &svg));
     for (const char *q = strstr(svg, "<polyline"); q != NULL; q = strstr(q + 1, "<polyline"))
         assert_in_range(points_of(q), 200, 1000);
     dass_mem_free(svg);
@@ -691,7 +683,7 @@ static void names_are_escaped(void **state)
     text t = {0};
     char *svg = NULL;
     add_epoch(&t, &p, 1, 1.0, 0.5, false);
-    ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
+    check_ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &svg));
     assert_true(is_xml(svg));
     assert_int_equal(count(svg, ">a&lt;b&gt;&amp;&#39;c&quot;??"
                                 "</text>"),
@@ -699,7 +691,7 @@ static void names_are_escaped(void **state)
     dass_mem_free(svg);
     t.n = 0;
     add_alphas(&t, &p, 1, 2);
-    ok(dass_plot_alphas("alphas.jsonl", t.at, t.n, &svg));
+    check_ok(dass_plot_alphas("alphas.jsonl", t.at, t.n, &svg));
     assert_true(is_xml(svg));
     dass_mem_free(svg);
     dass_mem_free(t.at);
@@ -712,7 +704,7 @@ static void the_locale_changes_nothing(void **state)
     char *plain = NULL;
     char *other = NULL;
     add_metrics(&t, three, N_OF(three));
-    ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &plain));
+    check_ok(dass_plot_curves("metrics.jsonl", t.at, t.n, &plain));
     static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "ps_AF.UTF-8"};
     size_t i = 0;
     while (i < N_OF(names) && setlocale(LC_ALL, names[i]) == NULL)
@@ -725,7 +717,7 @@ static void the_locale_changes_nothing(void **state)
     }
     const dass_status st = dass_plot_curves("metrics.jsonl", t.at, t.n, &other);
     (void)setlocale(LC_ALL, "C");
-    ok(st);
+    check_ok(st);
     assert_string_equal(plain, other);
     dass_mem_free(plain);
     dass_mem_free(other);
@@ -836,7 +828,7 @@ static void check_prefixes(plot draw, const text *t)
     char *whole = NULL; /* of the lines complete so far */
     for (size_t n = 0; n <= t->n; ++n) {
         char *svg = NULL;
-        ok(draw("run", t->at, n, &svg));
+        check_ok(draw("run", t->at, n, &svg));
         const bool line_ends = n == t->n || t->at[n] == '\n'; /* complete without its newline, too */
         if (n == 0)
             assert_null(svg);
@@ -877,7 +869,7 @@ static void check_mutations(plot draw, const text *t, int rounds)
     void *block = NULL;
     int n_drawn = 0;
     int n_refused = 0;
-    ok(dass_mem_alloc(2 * t->n, "test", &block));
+    check_ok(dass_mem_alloc(2 * t->n, "test", &block));
     char *copy = block;
     for (int i = 0; i < rounds; ++i) {
         size_t n = t->n;
@@ -1010,7 +1002,7 @@ static void folders_are_drawn(void **state)
     static dass_plot_files files;
     text a = {0};
     text m = {0};
-    ok(dass_folder_make(at("run")));
+    check_ok(dass_folder_make(at("run")));
     fails_with(dass_plot_run(at("run"), NULL, &files), DASS_IO,
                ": nothing to draw: it holds no genotype.json, alphas.jsonl or metrics.jsonl; name a run folder (-o of "
                "search, train or prune) or a genotype file",
@@ -1020,21 +1012,21 @@ static void folders_are_drawn(void **state)
                at("none"));
 
     add_metrics(&m, three, N_OF(three));
-    ok(dass_file_write(at("run/metrics.jsonl"), m.at, m.n));
-    ok(dass_plot_run(at("run"), NULL, &files));
+    check_ok(dass_file_write(at("run/metrics.jsonl"), m.at, m.n));
+    check_ok(dass_plot_run(at("run"), NULL, &files));
     assert_int_equal(files.n, 1);
     assert_string_equal(files.path[0], at("run/curves.svg"));
     assert_true(is_file("run/curves.svg"));
 
     const dass_genotype g = dass_genotype_random(2, 4);
     dass_arena *mem = NULL;
-    ok(dass_arena_make("test", &mem));
+    check_ok(dass_arena_make("test", &mem));
     const char *json = dass_genotype_print(&g, mem);
-    ok(dass_file_write(at("run/genotype.json"), json, strlen(json)));
+    check_ok(dass_file_write(at("run/genotype.json"), json, strlen(json)));
     dass_arena_free(mem);
     add_alphas(&a, three, N_OF(three), 14);
-    ok(dass_file_write(at("run/alphas.jsonl"), a.at, a.n));
-    ok(dass_plot_run(at("run"), at("deep/er"), &files));
+    check_ok(dass_file_write(at("run/alphas.jsonl"), a.at, a.n));
+    check_ok(dass_plot_run(at("run"), at("deep/er"), &files));
     assert_int_equal(files.n, 4);
     static const char *const names[] = {"cell_normal.svg", "cell_reduce.svg", "alphas.svg", "curves.svg"};
     for (size_t i = 0; i < N_OF(names); ++i) {
@@ -1047,7 +1039,7 @@ static void folders_are_drawn(void **state)
 
     fails_with(dass_plot_run(at("run/genotype.json"), NULL, &files), DASS_ARG,
                " is a file; say with -o DIR where its pictures go", at("run/genotype.json"));
-    ok(dass_plot_run(at("run/genotype.json"), at("one"), &files));
+    check_ok(dass_plot_run(at("run/genotype.json"), at("one"), &files));
     assert_int_equal(files.n, 2);
     assert_true(is_file("one/cell_reduce.svg") && !is_file("one/curves.svg"));
     dass_mem_free(a.at);
@@ -1059,21 +1051,21 @@ static void what_was_written_is_listed(void **state)
     (void)state;
     static dass_plot_files files;
     text m = {0};
-    ok(dass_folder_make(at("half")));
-    ok(dass_file_write(at("half/alphas.jsonl"), "", 0));
-    ok(dass_plot_run(at("half"), NULL, &files)); /* warned of: no epoch yet */
+    check_ok(dass_folder_make(at("half")));
+    check_ok(dass_file_write(at("half/alphas.jsonl"), "", 0));
+    check_ok(dass_plot_run(at("half"), NULL, &files)); /* warned of: no epoch yet */
     assert_int_equal(files.n, 0);
-    ok(dass_file_write(at("half/alphas.jsonl"), GOOD_ALPHA, strlen(GOOD_ALPHA)));
+    check_ok(dass_file_write(at("half/alphas.jsonl"), GOOD_ALPHA, strlen(GOOD_ALPHA)));
     add_metrics(&m, three, N_OF(three));
     add(&m, "{}\n");
-    ok(dass_file_write(at("half/metrics.jsonl"), m.at, m.n));
+    check_ok(dass_file_write(at("half/metrics.jsonl"), m.at, m.n));
     fails_with(dass_plot_run(at("half"), NULL, &files), DASS_FORMAT,
                "/metrics.jsonl:49: \"stage\" must be a name of 1 to 31 bytes", at("half"));
     assert_int_equal(files.n, 1);
     assert_string_equal(files.path[0], at("half/alphas.svg"));
     assert_false(is_file("half/curves.svg"));
     assert_false(is_file("half/alphas.svg.tmp"));
-    ok(dass_folder_make(at("odd/metrics.jsonl")));
+    check_ok(dass_folder_make(at("odd/metrics.jsonl")));
     fails_with(dass_plot_run(at("odd"), NULL, &files), DASS_IO, "/metrics.jsonl: not a regular file", at("odd"));
     dass_mem_free(m.at);
 }

@@ -5,9 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "check.h"
-
-#include "dass/step.h"
+#include "rig.h"
 
 enum { MAX_ALPHA = 128, BATCH = 4, IMAGE = 8, CLASSES = 4, PIXELS = BATCH * 3 * IMAGE * IMAGE };
 
@@ -32,12 +30,6 @@ static dass_arch supernet(const setting *set)
                        .image = set->image};
 }
 
-static void check_ok(dass_status st)
-{
-    if (st != DASS_OK)
-        fail_msg("%s (%s)", dass_error_text(), dass_error_where());
-}
-
 /* ---- a store, its graphs, two batches --------------------------------------------------------------------------- */
 
 /* Positions of the graphs of a rig. */
@@ -45,27 +37,6 @@ enum { WEIGHTS, ALPHA, UNROLL, UNROLLED_ALPHA, HESSIAN_P, HESSIAN_N, N_GRAPHS };
 static const dass_task tasks[N_GRAPHS] = {DASS_TASK_WEIGHTS,        DASS_TASK_ALPHA,     DASS_TASK_UNROLL,
                                           DASS_TASK_UNROLLED_ALPHA, DASS_TASK_HESSIAN_P, DASS_TASK_HESSIAN_N};
 enum { TRAINING, VALIDATION };
-
-typedef struct rig {
-    dass_backend *be;
-    dass_store *s;
-    dass_arena *mem;
-    dass_segment *segments;
-    int64_t n_segments;
-    dass_steps steps;
-    dass_step_block block;
-    int64_t n_w, n_af, n_alpha;
-    int32_t n_pixels; /* bytes of an image */
-} rig;
-
-static double *read_buf(const rig *r, dass_buf b)
-{
-    const int64_t n = dass_store_buf_count(r->s, b);
-    double *x = dass_arena_alloc(r->mem, (size_t)n * sizeof *x);
-    assert_non_null(x);
-    check_ok(dass_store_read_real(r->s, b, x, n));
-    return x;
-}
 
 static void write_buf(const rig *r, dass_buf b, const double *x)
 {
@@ -89,34 +60,33 @@ static void feed(const rig *r, int which)
     int32_t labels[BATCH];
     int32_t samples[BATCH];
     dass_rng rng = dass_rng_make(5, DASS_RNG_TEST, dass_name_hash(which == TRAINING ? "training" : "validation"), 0);
-    for (int i = 0; i < BATCH * r->n_pixels; i++)
+    for (int i = 0; i < BATCH * r->image_bytes; i++)
         images[i] = (uint8_t)dass_rng_below(&rng, 256);
     for (int i = 0; i < BATCH; i++) {
         labels[i] = (i + which) % CLASSES;
         samples[i] = i + 100 * which;
     }
-    check_ok(dass_steps_feed(r->s, images, (size_t)r->n_pixels, labels, samples, BATCH));
+    check_ok(dass_steps_feed(r->s, images, (size_t)r->image_bytes, labels, samples, BATCH));
+}
+
+static int64_t n_of(const rig *r, dass_group group)
+{
+    return dass_store_count(r->s, group);
 }
 
 /* Bits of the finetune stage, and scores to go with them. */
-static void freeze_mask(rig *r)
+static void make_mask(rig *r)
 {
-    dass_graph *g = NULL;
-    dass_steps threshold;
     check_ok(dass_store_commit(r->s, r->be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
     check_ok(dass_store_init_scores(r->s));
-    check_ok(dass_threshold_build(r->s, r->segments, r->n_segments, r->be->ops->real, &g));
-    check_ok(dass_steps_wrap(g, r->be, NULL, &threshold));
-    check_ok(dass_steps_bind(r->s, &threshold));
-    check_ok(dass_steps_run(r->s, &threshold, 0, &r->block, NULL, NULL));
-    dass_steps_close(&threshold);
+    rig_freeze(r);
 }
 
 static void rig_open(rig *r, const char *backend, dass_stage stage, const setting *set)
 {
     const dass_arch a = supernet(set);
     memset(r, 0, sizeof *r);
-    r->n_pixels = 3 * set->image * set->image;
+    r->image_bytes = 3 * set->image * set->image;
     check_ok(dass_backend_open(backend, &(dass_backend_options){.n_threads = 2}, &r->be));
     check_ok(dass_store_make(r->be->ops->real, &r->s));
     check_ok(dass_arena_make("test", &r->mem));
@@ -134,11 +104,8 @@ static void rig_open(rig *r, const char *backend, dass_stage stage, const settin
     check_ok(dass_steps_bind(r->s, &r->steps));
     check_ok(dass_store_init(r->s, set->seed));
     check_ok(dass_density_allocate(r->s, DASS_ALLOC_UNIFORM, 0.5, NULL, r->mem, &r->segments, &r->n_segments));
-    r->n_w = dass_store_count(r->s, DASS_GROUP_W);
-    r->n_af = dass_store_count(r->s, DASS_GROUP_AF);
-    r->n_alpha = dass_store_count(r->s, DASS_GROUP_ALPHA);
     if (stage == DASS_STAGE_FINETUNE)
-        freeze_mask(r);
+        make_mask(r);
     fill_random(r, DASS_BUF_W_MOM, 0.1);
     fill_random(r, DASS_BUF_AF_MOM, 0.1);
     fill_random(r, DASS_BUF_ALPHA, 0.5); /* operations weigh differently */
@@ -153,22 +120,6 @@ static void rig_open(rig *r, const char *backend, dass_stage stage, const settin
                                  .seed = 3}; /* learning rates 0 */
 }
 
-static void rig_close(rig *r)
-{
-    dass_steps_close(&r->steps);
-    dass_store_free(r->s);
-    dass_arena_free(r->mem);
-    dass_backend_close(r->be);
-}
-
-static double run(rig *r, uint32_t i)
-{
-    double loss = 0.0;
-    check_ok(dass_steps_run(r->s, &r->steps, i, &r->block, &loss, NULL));
-    assert_true(isfinite(loss));
-    return loss;
-}
-
 /* The four graphs as a search runs them. ALPHA_GRAD is the hypergradient afterwards. */
 static void second_order(rig *r)
 {
@@ -177,7 +128,7 @@ static void second_order(rig *r)
     for (uint32_t i = 0; i < 4; i++) {
         assert_int_equal(order[i], tasks[UNROLL + i]);
         feed(r, dass_task_validates(order[i]) ? VALIDATION : TRAINING);
-        run(r, UNROLL + i);
+        rig_run(r, UNROLL + i);
     }
 }
 
@@ -197,11 +148,11 @@ static bool kept(const start *s, int64_t i)
 
 static start start_of(const rig *r, bool masked)
 {
-    start s = {read_buf(r, DASS_BUF_W),
-               read_buf(r, DASS_BUF_AF),
-               read_buf(r, DASS_BUF_W_MOM),
-               read_buf(r, DASS_BUF_AF_MOM),
-               read_buf(r, DASS_BUF_ALPHA),
+    start s = {rig_read(r, DASS_BUF_W),
+               rig_read(r, DASS_BUF_AF),
+               rig_read(r, DASS_BUF_W_MOM),
+               rig_read(r, DASS_BUF_AF_MOM),
+               rig_read(r, DASS_BUF_ALPHA),
                NULL,
                r->block.xi};
     if (masked) {
@@ -216,11 +167,11 @@ static start start_of(const rig *r, bool masked)
 /* theta = theta + factor * step, from plain arrays into the store. */
 static void put_theta(const rig *r, const start *s, double factor, const double *dw, const double *daf)
 {
-    double *w = dass_arena_alloc(r->mem, (size_t)r->n_w * sizeof *w);
-    double *af = dass_arena_alloc(r->mem, (size_t)r->n_af * sizeof *af);
-    for (int64_t i = 0; i < r->n_w; i++)
+    double *w = dass_arena_alloc(r->mem, (size_t)n_of(r, DASS_GROUP_W) * sizeof *w);
+    double *af = dass_arena_alloc(r->mem, (size_t)n_of(r, DASS_GROUP_AF) * sizeof *af);
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_W); i++)
         w[i] = s->w[i] + factor * dw[i];
-    for (int64_t i = 0; i < r->n_af; i++)
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_AF); i++)
         af[i] = s->af[i] + factor * daf[i];
     write_buf(r, DASS_BUF_W, w);
     write_buf(r, DASS_BUF_AF, af);
@@ -239,13 +190,13 @@ static void put_back(const rig *r, const start *s)
 static void put_unrolled(rig *r, const start *s)
 {
     feed(r, TRAINING);
-    run(r, WEIGHTS);
-    double *dw = read_buf(r, DASS_BUF_W_GRAD);
-    double *daf = read_buf(r, DASS_BUF_AF_GRAD);
-    for (int64_t i = 0; i < r->n_w; i++)
+    rig_run(r, WEIGHTS);
+    double *dw = rig_read(r, DASS_BUF_W_GRAD);
+    double *daf = rig_read(r, DASS_BUF_AF_GRAD);
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_W); i++)
         if (kept(s, i))
             dw[i] += 0.9 * s->w_mom[i] + 0.02 * s->w[i];
-    for (int64_t i = 0; i < r->n_af; i++)
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_AF); i++)
         daf[i] += 0.9 * s->af_mom[i] + 0.03 * s->af[i];
     put_theta(r, s, -s->xi, dw, daf);
 }
@@ -255,7 +206,7 @@ static double unrolled_loss(rig *r, const start *s)
 {
     put_unrolled(r, s);
     feed(r, VALIDATION);
-    const double loss = run(r, ALPHA);
+    const double loss = rig_run(r, ALPHA);
     put_back(r, s);
     return loss;
 }
@@ -263,10 +214,10 @@ static double unrolled_loss(rig *r, const start *s)
 static double difference(rig *r, const start *s, int64_t i)
 {
     const double h = 1e-6;
-    double *alpha = dass_arena_alloc(r->mem, (size_t)r->n_alpha * sizeof *alpha);
+    double *alpha = dass_arena_alloc(r->mem, (size_t)n_of(r, DASS_GROUP_ALPHA) * sizeof *alpha);
     double at[2];
     for (int k = 0; k < 2; k++) {
-        memcpy(alpha, s->alpha, (size_t)r->n_alpha * sizeof *alpha);
+        memcpy(alpha, s->alpha, (size_t)n_of(r, DASS_GROUP_ALPHA) * sizeof *alpha);
         alpha[i] += k ? h : -h;
         write_buf(r, DASS_BUF_ALPHA, alpha);
         at[k] = unrolled_loss(r, s);
@@ -279,9 +230,9 @@ static const double *shifted_gradient(rig *r, const start *s, double factor, con
 {
     put_theta(r, s, factor, vw, vaf);
     feed(r, TRAINING);
-    run(r, ALPHA);
+    rig_run(r, ALPHA);
     put_back(r, s);
-    return read_buf(r, DASS_BUF_ALPHA_GRAD);
+    return rig_read(r, DASS_BUF_ALPHA_GRAD);
 }
 
 /* The hypergradient with shifts of `length`, by gradients of the first-order graphs. first: without the correction. */
@@ -289,21 +240,21 @@ static double *composed(rig *r, const start *s, double length, double *first)
 {
     put_unrolled(r, s);
     feed(r, VALIDATION);
-    run(r, ALPHA);
-    double *d = read_buf(r, DASS_BUF_ALPHA_GRAD);
-    run(r, WEIGHTS);
-    const double *vw = read_buf(r, DASS_BUF_W_GRAD);
-    const double *vaf = read_buf(r, DASS_BUF_AF_GRAD);
+    rig_run(r, ALPHA);
+    double *d = rig_read(r, DASS_BUF_ALPHA_GRAD);
+    rig_run(r, WEIGHTS);
+    const double *vw = rig_read(r, DASS_BUF_W_GRAD);
+    const double *vaf = rig_read(r, DASS_BUF_AF_GRAD);
     put_back(r, s);
     double norm2 = 0;
-    for (int64_t i = 0; i < r->n_w; i++)
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_W); i++)
         norm2 += vw[i] * vw[i];
-    for (int64_t i = 0; i < r->n_af; i++)
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_AF); i++)
         norm2 += vaf[i] * vaf[i];
     const double eps = length / sqrt(norm2);
     const double *p = shifted_gradient(r, s, eps, vw, vaf);
     const double *n = shifted_gradient(r, s, -eps, vw, vaf);
-    for (int64_t i = 0; i < r->n_alpha; i++) {
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_ALPHA); i++) {
         first[i] = d[i];
         d[i] -= s->xi * (p[i] - n[i]) / (2 * eps);
     }
@@ -330,7 +281,7 @@ static double largest(const double *a, int64_t n)
 static double off_by(rig *r, const start *s, const double *grad, int64_t stride)
 {
     double worst = 0;
-    for (int64_t i = 0; i < r->n_alpha; i += stride)
+    for (int64_t i = 0; i < n_of(r, DASS_GROUP_ALPHA); i += stride)
         worst = fmax(worst, fabs(grad[i] - difference(r, s, i)));
     return worst;
 }
@@ -342,18 +293,18 @@ static void check_composition(dass_stage stage)
 {
     rig r;
     rig_open(&r, "ref64", stage, &plain);
-    assert_true(r.n_alpha <= MAX_ALPHA);
+    assert_true(n_of(&r, DASS_GROUP_ALPHA) <= MAX_ALPHA);
     const start s = start_of(&r, stage == DASS_STAGE_FINETUNE);
     second_order(&r);
-    const double *got = read_buf(&r, DASS_BUF_ALPHA_GRAD);
+    const double *got = rig_read(&r, DASS_BUF_ALPHA_GRAD);
     double first[MAX_ALPHA];
     const double *same = composed(&r, &s, DASS_SHIFT_LENGTH, first);
-    if (distance(got, same, r.n_alpha) > 1e-10)
-        fail_msg("graphs and composition differ by %g", distance(got, same, r.n_alpha));
+    if (distance(got, same, n_of(&r, DASS_GROUP_ALPHA)) > 1e-10)
+        fail_msg("graphs and composition differ by %g", distance(got, same, n_of(&r, DASS_GROUP_ALPHA)));
     const double *fine = composed(&r, &s, 1e-7, first);
-    const double correction = distance(fine, first, r.n_alpha);
-    assert_true(correction > 0.05 * largest(first, r.n_alpha)); /* else there is little to see */
-    const double off = off_by(&r, &s, fine, 7);                 /* every operation, edges of both kinds of cell */
+    const double correction = distance(fine, first, n_of(&r, DASS_GROUP_ALPHA));
+    assert_true(correction > 0.05 * largest(first, n_of(&r, DASS_GROUP_ALPHA))); /* else there is little to see */
+    const double off = off_by(&r, &s, fine, 7); /* every operation, edges of both kinds of cell */
     if (!(off < 1e-6 * correction))
         fail_msg("correction %g, off by %g", correction, off);
     rig_close(&r);
@@ -366,14 +317,14 @@ static void check_directly(dass_stage stage, uint64_t seed)
     const setting smooth = {1, 1, 4, seed};
     rig r;
     rig_open(&r, "ref64", stage, &smooth);
-    assert_true(r.n_alpha <= MAX_ALPHA);
+    assert_true(n_of(&r, DASS_GROUP_ALPHA) <= MAX_ALPHA);
     const start s = start_of(&r, stage == DASS_STAGE_FINETUNE);
     second_order(&r);
-    const double *got = read_buf(&r, DASS_BUF_ALPHA_GRAD);
+    const double *got = rig_read(&r, DASS_BUF_ALPHA_GRAD);
     double first[MAX_ALPHA];
     const double *tenth = composed(&r, &s, 0.1 * DASS_SHIFT_LENGTH, first);
-    const double correction = distance(tenth, first, r.n_alpha);
-    assert_true(correction > 0.2 * largest(first, r.n_alpha));
+    const double correction = distance(tenth, first, n_of(&r, DASS_GROUP_ALPHA));
+    assert_true(correction > 0.2 * largest(first, n_of(&r, DASS_GROUP_ALPHA)));
     const double off = off_by(&r, &s, got, 1);
     const double tenth_off = off_by(&r, &s, tenth, 1);
     if (!(off < 1e-3 * correction && off > 80 * tenth_off && off < 120 * tenth_off))
@@ -405,12 +356,12 @@ static void without_a_step_it_is_the_first_order_gradient(void **state)
         rig_open(&r, "ref64", stages[k], &plain);
         r.block.xi = 0;
         second_order(&r);
-        const double *got = read_buf(&r, DASS_BUF_ALPHA_GRAD);
+        const double *got = rig_read(&r, DASS_BUF_ALPHA_GRAD);
         feed(&r, VALIDATION);
-        run(&r, ALPHA);
-        const double *want = read_buf(&r, DASS_BUF_ALPHA_GRAD);
-        assert_true(largest(want, r.n_alpha) > 1e-3);
-        assert_true(distance(got, want, r.n_alpha) == 0.0);
+        rig_run(&r, ALPHA);
+        const double *want = rig_read(&r, DASS_BUF_ALPHA_GRAD);
+        assert_true(largest(want, n_of(&r, DASS_GROUP_ALPHA)) > 1e-3);
+        assert_true(distance(got, want, n_of(&r, DASS_GROUP_ALPHA)) == 0.0);
         rig_close(&r);
     }
 }
@@ -440,7 +391,7 @@ static void check_untouched(const char *backend, dass_stage stage)
         for (uint32_t t = UNROLL; t <= HESSIAN_N; t++) {
             size_t w_bytes = 0;
             feed(&r, dass_task_validates(tasks[t]) ? VALIDATION : TRAINING);
-            run(&r, t);
+            rig_run(&r, t);
             const void *w = read_bytes(&r, DASS_BUF_W, &w_bytes);
             assert_int_equal(memcmp(w, before[0], w_bytes) == 0, t == HESSIAN_N); /* it did move */
         }
@@ -474,14 +425,14 @@ static void pruned_weights_are_not_shifted(void **state)
     int64_t n_pruned = 0;
     for (uint32_t t = UNROLL; t <= HESSIAN_P; t++) {
         feed(&r, dass_task_validates(tasks[t]) ? VALIDATION : TRAINING);
-        run(&r, t);
-        const double *w = read_buf(&r, DASS_BUF_W);
-        for (int64_t i = 0; i < r.n_w; i++) {
+        rig_run(&r, t);
+        const double *w = rig_read(&r, DASS_BUF_W);
+        for (int64_t i = 0; i < n_of(&r, DASS_GROUP_W); i++) {
             assert_true(kept(&s, i) || w[i] == s.w[i]);
             n_pruned += !kept(&s, i);
         }
     }
-    assert_true(n_pruned > r.n_w / 3);
+    assert_true(n_pruned > n_of(&r, DASS_GROUP_W) / 3);
     rig_close(&r);
 }
 
@@ -493,13 +444,13 @@ static void adam_takes_the_hypergradient(void **state)
     r.block.lr[3] = 0.01;
     r.block.weight_decay[3] = 0.1;
     fill_random(&r, DASS_BUF_ALPHA_M, 0.1);
-    const double *m = read_buf(&r, DASS_BUF_ALPHA_M);
-    const double *alpha = read_buf(&r, DASS_BUF_ALPHA);
+    const double *m = rig_read(&r, DASS_BUF_ALPHA_M);
+    const double *alpha = rig_read(&r, DASS_BUF_ALPHA);
     check_ok(dass_store_zero(r.s, DASS_BUF_ALPHA_V));
     second_order(&r);
-    const double *g = read_buf(&r, DASS_BUF_ALPHA_GRAD);
-    const double *now = read_buf(&r, DASS_BUF_ALPHA);
-    for (int64_t i = 0; i < r.n_alpha; i++) {
+    const double *g = rig_read(&r, DASS_BUF_ALPHA_GRAD);
+    const double *now = rig_read(&r, DASS_BUF_ALPHA);
+    for (int64_t i = 0; i < n_of(&r, DASS_GROUP_ALPHA); i++) {
         const double d = g[i] + 0.1 * alpha[i];
         const double want = alpha[i] - 0.01 * ((0.5 * m[i] + 0.5 * d) / 0.5) / (fabs(d) + 1e-8);
         assert_true(fabs(now[i] - want) < 1e-12 * (1 + fabs(want)));
@@ -524,13 +475,13 @@ static void backends_agree(void **state)
             rig r;
             rig_open(&r, names[i], stages[k], &plain);
             second_order(&r);
-            assert_true(r.n_alpha <= MAX_ALPHA);
-            memcpy(got[i], read_buf(&r, DASS_BUF_ALPHA_GRAD), (size_t)r.n_alpha * sizeof(double));
-            memcpy(p[i], read_buf(&r, DASS_BUF_ALPHA_GRAD_P), (size_t)r.n_alpha * sizeof(double));
-            const double scale = largest(p[0], r.n_alpha);
-            const double factor = r.block.xi * sqrt(read_buf(&r, DASS_BUF_NORM2)[0]) / (2 * DASS_SHIFT_LENGTH);
-            const double p_off = distance(p[i], p[0], r.n_alpha);
-            const double off = distance(got[i], got[0], r.n_alpha);
+            assert_true(n_of(&r, DASS_GROUP_ALPHA) <= MAX_ALPHA);
+            memcpy(got[i], rig_read(&r, DASS_BUF_ALPHA_GRAD), (size_t)n_of(&r, DASS_GROUP_ALPHA) * sizeof(double));
+            memcpy(p[i], rig_read(&r, DASS_BUF_ALPHA_GRAD_P), (size_t)n_of(&r, DASS_GROUP_ALPHA) * sizeof(double));
+            const double scale = largest(p[0], n_of(&r, DASS_GROUP_ALPHA));
+            const double factor = r.block.xi * sqrt(rig_read(&r, DASS_BUF_NORM2)[0]) / (2 * DASS_SHIFT_LENGTH);
+            const double p_off = distance(p[i], p[0], n_of(&r, DASS_GROUP_ALPHA));
+            const double off = distance(got[i], got[0], n_of(&r, DASS_GROUP_ALPHA));
             if (!(p_off < tolerance * scale && off < tolerance * scale * (1 + factor)))
                 fail_msg("%s: gradient %g differs by %g; hypergradient by %g, factor %g", names[i], scale, p_off, off,
                          factor);
@@ -705,7 +656,7 @@ static void solve_toy(const char *backend, bool masked, bool at_optimum, double 
         const double decay = !masked || (bits[i / 64] >> (i % 64) & 1) ? 0.25 : 0;
         w[i] = t.w[i] - 0.125 * (0.5 * t.m[i] + d[i] + decay * t.w[i]);
     }
-    near(read_buf(&r, DASS_BUF_W), w, TOY_W, tolerance);
+    near(rig_read(&r, DASS_BUF_W), w, TOY_W, tolerance);
 
     double v[TOY_W];
     double norm2 = 0;
@@ -718,29 +669,29 @@ static void solve_toy(const char *backend, bool masked, bool at_optimum, double 
     for (int k = 0; k < TOY_ALPHA; k++)
         hyper[k] = t.alpha[k] - t.c[k];
     write_buf(&r, DASS_BUF_ALPHA_GRAD, hyper);
-    const double *first = read_buf(&r, DASS_BUF_ALPHA_GRAD); /* rounded to the store's type */
+    const double *first = rig_read(&r, DASS_BUF_ALPHA_GRAD); /* rounded to the store's type */
     for (int sign = 0; sign < 2; sign++) {
         double shifted[TOY_W];
         double by_alpha[TOY_ALPHA];
         toy_run(&r, 1 + sign, masked);
         for (int i = 0; i < TOY_W; i++)
             shifted[i] = t.w[i] + (at_optimum ? 0 : (sign ? -1 : 1) * 0.01 / sqrt(norm2) * v[i]);
-        const double *got = read_buf(&r, DASS_BUF_W);
+        const double *got = rig_read(&r, DASS_BUF_W);
         near(got, shifted, TOY_W, tolerance);
         if (at_optimum)
             assert_memory_equal(got, t.w, sizeof t.w);
         toy_by_alpha(&t, got, by_alpha);
         write_buf(&r, sign ? DASS_BUF_ALPHA_GRAD_N : DASS_BUF_ALPHA_GRAD_P, by_alpha);
     }
-    near(read_buf(&r, DASS_BUF_NORM2), &norm2, 1, tolerance);
+    near(rig_read(&r, DASS_BUF_NORM2), &norm2, 1, tolerance);
     toy_run(&r, 3, masked);
-    assert_memory_equal(read_buf(&r, DASS_BUF_W), t.w, sizeof t.w);
+    assert_memory_equal(rig_read(&r, DASS_BUF_W), t.w, sizeof t.w);
     for (int k = 0; k < TOY_ALPHA; k++) /* grad_alpha grad_w L_train = -A, so the correction is xi A^T v */
         for (int i = 0; i < TOY_W; i++)
             hyper[k] += 0.125 * t.a[i][k] * v[i];
-    near(read_buf(&r, DASS_BUF_ALPHA_GRAD), hyper, TOY_ALPHA, 1e3 * tolerance);
+    near(rig_read(&r, DASS_BUF_ALPHA_GRAD), hyper, TOY_ALPHA, 1e3 * tolerance);
     if (at_optimum)
-        assert_memory_equal(read_buf(&r, DASS_BUF_ALPHA_GRAD), first, sizeof hyper);
+        assert_memory_equal(rig_read(&r, DASS_BUF_ALPHA_GRAD), first, sizeof hyper);
     rig_close(&r);
 }
 

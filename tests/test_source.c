@@ -11,15 +11,6 @@
 #include "dass/mem.h"
 #include "dass/rng.h"
 
-static void expect(dass_status st, dass_status want, const char *part)
-{
-    if (st != want || strstr(dass_error_text(), part) == NULL)
-        print_error("got %s: %s\nwant %s with: %s\n", dass_status_name(st), dass_error_text(), dass_status_name(want),
-                    part);
-    assert_int_equal(st, want);
-    assert_non_null(strstr(dass_error_text(), part));
-}
-
 /* ---- split and order ------------------------------------------------------------------------------------------ */
 
 static dass_dataset *random_data(int64_t n, int64_t n_test)
@@ -58,7 +49,7 @@ static void split_is_a_permutation(void **state)
     dass_mem_free(a);
     dass_mem_free(b);
     dass_mem_free(other);
-    expect(dass_data_split(0, 0.5, 3, &a, &n_a), DASS_ARG, "split of 0 samples");
+    assert_fails_with(dass_data_split(0, 0.5, 3, &a, &n_a), DASS_ARG, "split of 0 samples");
 }
 
 /* Samples of one epoch, in order. */
@@ -155,7 +146,7 @@ static void evaluation_pads_and_says_what_counts(void **state)
     dass_source_free(s);
 
     const dass_source_options full = {.batch = 8, .seed = 5, .name = "train"};
-    expect(dass_source_make(d, &d->test, NULL, 7, &full, &s), DASS_CONFIG, "do not fill one batch of 8");
+    assert_fails_with(dass_source_make(d, &d->test, NULL, 7, &full, &s), DASS_CONFIG, "do not fill one batch of 8");
     assert_null(s);
     dass_dataset_free(d);
 }
@@ -374,7 +365,7 @@ static void an_error_ahead_reaches_the_caller(void **state)
         }
         for (int i = 0; i < 3; ++i) {
             dass_error_clear();
-            expect(dass_source_next(s, &b), DASS_ARG, "broken: epoch 3, pass 0, row 5: sample 20 of 20");
+            assert_fails_with(dass_source_next(s, &b), DASS_ARG, "broken: epoch 3, pass 0, row 5: sample 20 of 20");
         }
         index[5] = 6;
         dass_source_seek(s, 3, 2);

@@ -6,12 +6,6 @@
 
 #include "dass/param.h"
 
-static void check_ok(dass_status st)
-{
-    if (st != DASS_OK)
-        fail_msg("%s (%s)", dass_error_text(), dass_error_where());
-}
-
 static uint32_t add(dass_store *s, const char *name, dass_group group, dass_init init, int32_t a,
                     int32_t b, int32_t k)
 {

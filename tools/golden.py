@@ -4,10 +4,10 @@
     tools/golden.py [--out tests/golden] [--threads 2] [NAME ...]        default: every file
     tools/golden.py --float [NAME ...]        writes nothing: how far PyTorch's own float32 strays from the files
 
-What the method says is written down here a second time, on PyTorch's own layers, autograd and optimisers; nothing of dass
-is imported, called or read but the genotypes under configs/. A file holds the settings of a case and what came out of it.
-Parameters, images and labels are in no file: both sides make them from a name, by `numbers` below, which the C test repeats
-bit by bit. Needed only to make the files anew: torch (Debian: python3-torch) and numpy.
+What the method says is written down here a second time, on PyTorch's own layers, autograd and optimisers; nothing of
+dass is imported, called or read but the genotypes under configs/. A file holds the settings of a case and what came out
+of it. Parameters, images and labels are in no file: both sides make them from a name, by `numbers` below, which the C
+test repeats bit by bit. Needed only to make the files anew: torch (Debian: python3-torch) and numpy.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ try:
     import torch
     import torch.nn.functional as F
 except ImportError as missing:
-    sys.exit(f"golden: {missing}; it needs PyTorch (Debian: apt-get install python3-torch). "
+    sys.exit(f"golden: {sys.executable}: {missing}. This needs PyTorch (Debian: python3-torch, for /usr/bin/python3). "
              "The files it makes are in the repository, and the tests read them without it")
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -137,8 +137,8 @@ PRIMITIVES = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect",
 class Cells(Network):
     """The DARTS space: the relaxed network while genotype is None, else the discrete one of the genotype.
 
-    Relaxed: every primitive on every edge, weighted by a softmax; batch norms without parameters and on batch statistics
-    always; one after each pool. Discrete: two edges a node, affine batch norms that track, none after pools.
+    Relaxed: every primitive on every edge, weighted by a softmax; batch norms without parameters and on batch
+    statistics always; one after each pool. Discrete: two edges a node, affine batch norms that track, none after pools.
     """
 
     def __init__(self, case, genotype=None):
@@ -183,7 +183,10 @@ class Cells(Network):
 
     def node(self, states, cell, i, reduction, c):
         total = 0
-        stride = lambda source: 2 if reduction and source < 2 else 1
+
+        def stride(source):
+            return 2 if reduction and source < 2 else 1
+
         if not self.relaxed:
             for op, source in self.genotype["reduce" if reduction else "normal"][2 * i:2 * i + 2]:
                 total = total + self.primitive(op, states[source], f"{cell}.n{i + 2}.e{source}", c, stride(source))
@@ -264,8 +267,8 @@ class ResNet18(Network):
 # ---- sparsity -----------------------------------------------------------------------------------------------------
 
 class TopK(torch.autograd.Function):
-    """1 where a magnitude is among the kept largest of its tensor, else 0; straight-through. Of equals the earlier index
-    is dropped first."""
+    """1 where a magnitude is among the kept largest of its tensor, else 0; straight-through. Of equals the earlier
+    index is dropped first."""
 
     @staticmethod
     def forward(ctx, magnitude, density):
@@ -487,10 +490,11 @@ CASES = {
     "search": (search, {**SEARCH, "salt": "search2"}),
     "cells": (training, {**COMMON, "salt": "cells", "net": "cells", "genotype": "configs/genotypes/dass_99.json",
                          "channels": 4, "layers": 3, "nodes": 4, "steps": 8, "lr": 0.025}),
-    "mobilenet_v2": (training, {**COMMON, "salt": "mobilenet_v2", "net": "mobilenet_v2", "batch": 4, "image": 16,
-                                "steps": 3, "lr": 0.025}),
-    "resnet18": (training, {**COMMON, "salt": "resnet18", "net": "resnet18", "batch": 4, "image": 16, "steps": 3,
-                            "lr": 0.025}),
+    # Small steps and all of eight images a batch: float follows these two for three steps, and others not for two.
+    "mobilenet_v2": (training, {**COMMON, "salt": "mobilenet_v2", "net": "mobilenet_v2", "batch": 8, "image": 16,
+                                "steps": 3, "lr": 0.005}),
+    "resnet18": (training, {**COMMON, "salt": "resnet18", "net": "resnet18", "batch": 8, "image": 8, "steps": 3,
+                            "lr": 0.005}),
     "second_order": (second_order, {**SUPERNET, "salt": "second_order", "xi": 0.025}),
 }
 
