@@ -263,6 +263,8 @@ static void test_config_check(void **state)
          "1 (share of the training images used for weights; the rest trains alpha)"},
         {"search.lr_min=0.5", "command line: search.lr_min = 0.5 is above search.lr = 0.025 "
                               "(default); the cosine falls from search.lr to search.lr_min"},
+        {"train.warmup=600", "command line: train.warmup = 600 leaves no epoch of train.epochs = 600 (default) to the "
+                             "cosine"},
     };
     for (size_t i = 0; i < N_OF(cases); i++) {
         dass_config_defaults(&config);

@@ -87,6 +87,7 @@ typedef struct dass_param {
 
 typedef struct dass_store dass_store;
 dass_status dass_store_make(dass_dtype real, dass_store **out);
+dass_dtype dass_store_real(const dass_store *s); /* F32 or F64 */
 void dass_store_free(dass_store *s); /* frees device memory too; close the backend afterwards */
 
 /* Find or add a parameter: the first graph built over a store adds, later ones find. Errors: DASS_ARG when a name comes

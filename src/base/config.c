@@ -478,6 +478,11 @@ dass_status dass_config_check(const dass_config *c)
     DASS_TRY(
         check_lr(c, DASS_KEY_search_lr_min, c->search_lr_min, DASS_KEY_search_lr, c->search_lr));
     DASS_TRY(check_lr(c, DASS_KEY_train_lr_min, c->train_lr_min, DASS_KEY_train_lr, c->train_lr));
+    if (c->train_warmup >= c->train_epochs && c->train_warmup > 0)
+        return DASS_FAIL(DASS_CONFIG,
+                         "%s: train.warmup = %lld leaves no epoch of train.epochs = %lld (%s) to the cosine",
+                         c->origin[DASS_KEY_train_warmup], (long long)c->train_warmup, (long long)c->train_epochs,
+                         c->origin[DASS_KEY_train_epochs]);
     if (c->net_name[0] != '\0' && c->net_genotype[0] != '\0') {
         return DASS_FAIL(
             DASS_CONFIG,

@@ -4,11 +4,10 @@
  */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "dass/bench.h"
+#include "bench_private.h"
+#include "dass/clock.h"
 #include "dass/step.h"
 
 #define N_WARM 30
@@ -29,13 +28,6 @@ typedef struct latency {
     double sec[MAX_REPEATS];
     int n;
 } latency;
-
-static double now_sec(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static dass_status open_inputs(latency *l, int32_t batch)
 {
@@ -83,10 +75,10 @@ static void close_latency(latency *l)
 static dass_status answer(latency *l, int32_t batch, double *sec)
 {
     double loss = 0.0;
-    const double began = now_sec();
+    const double began = dass_now_sec();
     DASS_TRY(dass_steps_feed(l->store, l->images, l->image_bytes, l->labels, l->labels, batch));
     DASS_TRY(dass_steps_run(l->store, &l->steps, 0, &l->block, &loss, NULL));
-    *sec = now_sec() - began;
+    *sec = dass_now_sec() - began;
     if (!isfinite(loss))
         return DASS_FAIL(DASS_NUMERIC, "bench latency: the loss is %g: the network's output is not finite", loss);
     return DASS_OK;
@@ -97,22 +89,10 @@ static dass_status time_answers(latency *l, int32_t batch)
     double sec = 0.0;
     for (int i = 0; i < N_WARM; ++i)
         DASS_TRY(answer(l, batch, &sec));
-    const double began = now_sec();
-    while (l->n < MAX_REPEATS && (l->n < MIN_REPEATS || now_sec() - began < ENOUGH_SEC))
+    const double began = dass_now_sec();
+    while (l->n < MAX_REPEATS && (l->n < MIN_REPEATS || dass_now_sec() - began < ENOUGH_SEC))
         DASS_TRY(answer(l, batch, &l->sec[l->n++]));
     return DASS_OK;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double quantile_ms(const latency *l, double q)
-{
-    return 1e3 * l->sec[(int)(q * (double)(l->n - 1) + 0.5)];
 }
 
 static dass_status measure(latency *l, int32_t batch, dass_bench_latency *out)
@@ -124,13 +104,13 @@ static dass_status measure(latency *l, int32_t batch, dass_bench_latency *out)
     const dass_status st = time_answers(l, batch);
     dass_mem_seal(false);
     DASS_TRY(st);
-    qsort(l->sec, (size_t)l->n, sizeof l->sec[0], by_value);
+    dass__times_sort(l->sec, l->n);
     out->n_warm = N_WARM;
     out->n_repeats = l->n;
-    out->median_ms = quantile_ms(l, 0.5);
-    out->p10_ms = quantile_ms(l, 0.1);
-    out->p90_ms = quantile_ms(l, 0.9);
-    out->p99_ms = quantile_ms(l, 0.99);
+    out->median_ms = dass__times_quantile_ms(l->sec, l->n, 0.5);
+    out->p10_ms = dass__times_quantile_ms(l->sec, l->n, 0.1);
+    out->p90_ms = dass__times_quantile_ms(l->sec, l->n, 0.9);
+    out->p99_ms = dass__times_quantile_ms(l->sec, l->n, 0.99);
     out->macs_per_image = count.macs_per_image;
     out->gflops = 2e-6 * (double)count.macs_per_image * (double)batch / out->median_ms;
     return DASS_OK;

@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "dass/bench.h"
+#include "bench_private.h"
+#include "dass/clock.h"
 #include "dass/data.h"
 #include "dass/step.h"
 
@@ -32,13 +32,6 @@ typedef struct bench {
     dass_source *source;
     dass_step_block block;
 } bench;
-
-static double now_sec(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static const char *const stage_words[] = {"dense", "score", "finetune"};
 
@@ -189,16 +182,16 @@ static dass_status one_step(bench *b, double *weight_sec, double *arch_sec)
 {
     double loss = 0.0;
     double correct = 0.0;
-    const double began = now_sec();
+    const double began = dass_now_sec();
     if (b->alpha) {
         b->block.adam_step += 1.0;
         DASS_TRY(feed(b));
         DASS_TRY(dass_steps_run(b->store, &b->steps, 1, &b->block, &loss, &correct));
     }
-    const double middle = now_sec();
+    const double middle = dass_now_sec();
     DASS_TRY(feed(b));
     DASS_TRY(dass_steps_run(b->store, &b->steps, 0, &b->block, &loss, &correct));
-    *weight_sec = now_sec() - middle;
+    *weight_sec = dass_now_sec() - middle;
     *arch_sec = middle - began;
     b->block.step++;
     if (!isfinite(loss))
@@ -206,18 +199,11 @@ static dass_status one_step(bench *b, double *weight_sec, double *arch_sec)
     return DASS_OK;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 static void summarise(double *sec, int n, double *median_ms, double *p90_ms)
 {
-    qsort(sec, (size_t)n, sizeof *sec, by_value);
-    *median_ms = 1e3 * 0.5 * (sec[(n - 1) / 2] + sec[n / 2]);
-    *p90_ms = 1e3 * sec[(9 * (n - 1) + 5) / 10];
+    dass__times_sort(sec, n);
+    *median_ms = dass__times_quantile_ms(sec, n, 0.5);
+    *p90_ms = dass__times_quantile_ms(sec, n, 0.9);
 }
 
 static dass_status time_steps(bench *b, dass_bench_step *out)
@@ -226,9 +212,9 @@ static dass_status time_steps(bench *b, dass_bench_step *out)
     double arch[MAX_REPEATS];
     for (int i = 0; i < N_WARM; ++i)
         DASS_TRY(one_step(b, &weight[0], &arch[0]));
-    const double began = now_sec();
+    const double began = dass_now_sec();
     int n = 0;
-    while (n < MAX_REPEATS && (n < MIN_REPEATS || now_sec() - began < ENOUGH_SEC)) {
+    while (n < MAX_REPEATS && (n < MIN_REPEATS || dass_now_sec() - began < ENOUGH_SEC)) {
         DASS_TRY(one_step(b, &weight[n], &arch[n]));
         ++n;
     }

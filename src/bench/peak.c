@@ -4,25 +4,18 @@
  */
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 #include "dass/bench.h"
+#include "dass/clock.h"
 #include "dass/mem.h"
 
 #define N_RUNS 16
 #define N_CHAINS 12                      /* independent sums: latency 4 x 2 units, and some */
 #define FMA_STEPS 3000000                /* about ten milliseconds */
 #define MEMORY_BYTES ((size_t)192 << 20) /* larger than any cache of one socket */
-
-static double now_sec(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* One loop per vector type: N_CHAINS sums of x * a + b that stay near 1. Returns a value that depends on all of them.
  */
@@ -86,11 +79,11 @@ static volatile double sink;
 static double run_fma(const fma_choice *f, int threads)
 {
     double total = 0.0;
-    const double began = now_sec();
+    const double began = dass_now_sec();
 #pragma omp parallel for num_threads(threads) reduction(+ : total)
     for (int t = 0; t < threads; ++t)
         total += f->run(FMA_STEPS);
-    const double sec = now_sec() - began;
+    const double sec = dass_now_sec() - began;
     sink = total;
     return 2.0 * f->lanes * N_CHAINS * (double)FMA_STEPS * threads / sec / 1e9;
 }
@@ -112,11 +105,11 @@ static double run_read(const uint8_t *p, int threads)
 {
     const size_t part = MEMORY_BYTES / (size_t)threads & ~(size_t)4095;
     uint64_t total = 0;
-    const double began = now_sec();
+    const double began = dass_now_sec();
 #pragma omp parallel for num_threads(threads) reduction(+ : total)
     for (int t = 0; t < threads; ++t)
         total += sum_words((const uint64_t *)(const void *)(p + (size_t)t * part), part / 8);
-    const double sec = now_sec() - began;
+    const double sec = dass_now_sec() - began;
     sink = (double)total;
     return (double)part * threads / sec / 1e9;
 }
@@ -124,11 +117,11 @@ static double run_read(const uint8_t *p, int threads)
 static double run_copy(uint8_t *dst, const uint8_t *src, int threads)
 {
     const size_t part = MEMORY_BYTES / (size_t)threads & ~(size_t)4095;
-    const double began = now_sec();
+    const double began = dass_now_sec();
 #pragma omp parallel for num_threads(threads)
     for (int t = 0; t < threads; ++t)
         memcpy(dst + (size_t)t * part, src + (size_t)t * part, part);
-    const double sec = now_sec() - began;
+    const double sec = dass_now_sec() - began;
     sink = (double)dst[part / 2];
     return 2.0 * (double)part * threads / sec / 1e9;
 }

@@ -2,11 +2,11 @@
  * this file is the one place that names them. The run loop is a flat walk over prepared kernels: it allocates nothing
  * and decides nothing.
  */
+#include "dass/clock.h"
 #include "exec_private.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 extern const dass_backend_ops dass_backend_host;
 extern const dass_backend_ops dass_backend_ref;
@@ -187,20 +187,13 @@ dass_status dass__exec_run(dass_exec *e)
     return DASS_OK;
 }
 
-static double now_sec(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 dass_status dass__exec_profile(dass_exec *e, double *sec)
 {
-    double before = now_sec();
+    double before = dass_now_sec();
     for (dass_node n = 1; n < e->g->n_nodes; n++) {
         DASS_TRY(e->kernels[n].run(e->be, e->kernels[n].impl));
         DASS_TRY(e->be->ops->sync(e->be));
-        const double after = now_sec();
+        const double after = dass_now_sec();
         sec[n] += after - before;
         before = after;
     }

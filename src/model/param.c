@@ -82,6 +82,11 @@ dass_status dass_store_make(dass_dtype real, dass_store **out)
     return DASS_OK;
 }
 
+dass_dtype dass_store_real(const dass_store *s)
+{
+    return s->real;
+}
+
 void dass_store_free(dass_store *s)
 {
     if (!s)

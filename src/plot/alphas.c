@@ -84,8 +84,9 @@ static dass_status read_cell(alphas *a, const dass__lines *l, const json_t *obje
     return DASS_OK;
 }
 
-static dass_status read_line(alphas *a, const dass__lines *l, const json_t *object)
+static dass_status read_line(void *ctx, const dass__lines *l, const json_t *object)
 {
+    alphas *a = ctx;
     if (a->n_edges == 0) {
         const json_t *list = json_object_get(object, "normal");
         if (!json_is_array(list))
@@ -107,20 +108,6 @@ static dass_status read_line(alphas *a, const dass__lines *l, const json_t *obje
     for (size_t i = 0; i < epoch; ++i)
         a->largest = fmax(a->largest, (double)out[i]);
     return DASS_OK;
-}
-
-static dass_status read_all(alphas *a, const char *name, const char *text, size_t n_bytes)
-{
-    dass__lines l = {.name = name, .at = text, .end = text + n_bytes};
-    for (;;) {
-        json_t *object = NULL;
-        DASS_TRY(dass__lines_next(&l, &object));
-        if (object == NULL)
-            return DASS_OK;
-        const dass_status st = read_line(a, &l, object);
-        json_decref(object);
-        DASS_TRY(st);
-    }
 }
 
 /* ---- drawing -------------------------------------------------------------------------------------------------- */
@@ -252,7 +239,7 @@ dass_status dass_plot_alphas(const char *name, const char *text, size_t n_bytes,
     alphas a = {0};
     dass__svg s;
     *svg = NULL;
-    dass_status st = read_all(&a, name, text, n_bytes);
+    dass_status st = dass__lines_each(name, text, n_bytes, read_line, &a);
     if (st == DASS_OK && a.stages.n_epochs > 0) {
         draw(&s, &a);
         st = dass__svg_end(&s, svg);

@@ -74,8 +74,9 @@ static dass_status read_epoch(curves *c, const dass__lines *l, const json_t *obj
     return DASS_OK;
 }
 
-static dass_status read_line(curves *c, const dass__lines *l, const json_t *object)
+static dass_status read_line(void *ctx, const dass__lines *l, const json_t *object)
 {
+    curves *c = ctx;
     if (c->has_test)
         return DASS_FAIL(DASS_FORMAT, "%s:%d: a line after that of the test, which is the last of a run", l->name,
                          l->number);
@@ -85,20 +86,6 @@ static dass_status read_line(curves *c, const dass__lines *l, const json_t *obje
     DASS_TRY(read_pair(l, object, "test_top1", "test_loss", &c->test[TOP1], &c->test[LOSS]));
     c->has_test = true;
     return DASS_OK;
-}
-
-static dass_status read_all(curves *c, const char *name, const char *text, size_t n_bytes)
-{
-    dass__lines l = {.name = name, .at = text, .end = text + n_bytes};
-    for (;;) {
-        json_t *object = NULL;
-        DASS_TRY(dass__lines_next(&l, &object));
-        if (object == NULL)
-            return DASS_OK;
-        const dass_status st = read_line(c, &l, object);
-        json_decref(object);
-        DASS_TRY(st);
-    }
 }
 
 /* ---- drawing -------------------------------------------------------------------------------------------------- */
@@ -292,7 +279,7 @@ dass_status dass_plot_curves(const char *name, const char *text, size_t n_bytes,
     curves c = {0};
     dass__svg s;
     *svg = NULL;
-    dass_status st = read_all(&c, name, text, n_bytes);
+    dass_status st = dass__lines_each(name, text, n_bytes, read_line, &c);
     if (st == DASS_OK && c.stages.n_epochs > 0) {
         draw(&s, &c);
         st = dass__svg_end(&s, svg);

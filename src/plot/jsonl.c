@@ -7,7 +7,8 @@
 
 #include "plot_private.h"
 
-dass_status dass__lines_next(dass__lines *l, json_t **out)
+/* The next object, the caller's to release; NULL at the end. */
+static dass_status next_line(dass__lines *l, json_t **out)
 {
     *out = NULL;
     if (l->at == l->end)
@@ -28,6 +29,21 @@ dass_status dass__lines_next(dass__lines *l, json_t **out)
     }
     *out = object;
     return DASS_OK;
+}
+
+dass_status dass__lines_each(const char *name, const char *text, size_t n_bytes,
+                             dass_status (*line)(void *ctx, const dass__lines *l, const json_t *object), void *ctx)
+{
+    dass__lines l = {.name = name, .at = text, .end = text + n_bytes};
+    for (;;) {
+        json_t *object = NULL;
+        DASS_TRY(next_line(&l, &object));
+        if (object == NULL)
+            return DASS_OK;
+        const dass_status st = line(ctx, &l, object);
+        json_decref(object);
+        DASS_TRY(st);
+    }
 }
 
 dass_status dass__line_number(const dass__lines *l, const json_t *object, const char *key, double lo, double hi,

@@ -61,9 +61,10 @@ typedef struct dass__lines {
     int number; /* of the line handed out last, from 1 */
 } dass__lines;
 
-/* The next object, the caller's to release; NULL at the end. A last line without newline that is not JSON is the end.
- */
-dass_status dass__lines_next(dass__lines *l, json_t **out);
+/* Call line(ctx, position, object) for every object, until one fails. A last line without newline that is not JSON is
+ * the end. */
+dass_status dass__lines_each(const char *name, const char *text, size_t n_bytes,
+                             dass_status (*line)(void *ctx, const dass__lines *l, const json_t *object), void *ctx);
 /* Numbers within [lo, hi], finite by that; DASS_FORMAT naming file, line and key. */
 dass_status dass__line_number(const dass__lines *l, const json_t *object, const char *key, double lo, double hi,
                               double *out);

@@ -197,7 +197,7 @@ dass_status dass__checkpoint_save(dass__session *s, bool partial)
     DASS_TRY(write_state(s, path));
     if (!partial)
         DASS_TRY(remove_old(s, (size_t)s->cfg->run_keep));
-    s->last_saved = dass__now_sec();
+    s->last_saved = dass_now_sec();
     return DASS_OK;
 }
 

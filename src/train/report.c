@@ -61,7 +61,7 @@ void dass__report_progress(const dass__session *s, const dass__stage *stage, int
         return;
     const double n = (double)m->step;
     const double rows = (double)s->cfg->train_batch;
-    const double now = dass__now_sec();
+    const double now = dass_now_sec();
     const double mine =
         (double)(m->steps_done - s->began_steps); /* steps of this process: what it was resumed with took none */
     const double sec = mine > 0.0 ? (now - s->began) / mine : 0.0;
@@ -220,8 +220,8 @@ void dass__report_end(const dass__session *s)
     if (s->opt->quiet)
         return;
     char spent[32];
-    print_span(dass__now_sec() - s->began, spent, sizeof spent);
-    dass_log(DASS_LOG_INFO, "%s: done: %lld epochs, %lld steps of %lld images; this part took %s%s%s", s->command,
-             (long long)s->at.epochs_done, (long long)s->at.steps_done, (long long)s->cfg->train_batch, spent,
+    print_span(dass_now_sec() - s->began, spent, sizeof spent);
+    dass_log(DASS_LOG_INFO, "%s: done: %lld steps of %lld images; this part took %s%s%s", s->command,
+             (long long)s->at.steps_done, (long long)s->cfg->train_batch, spent,
              s->opt->out_dir != NULL ? "; results in " : "", s->opt->out_dir != NULL ? s->opt->out_dir : "");
 }

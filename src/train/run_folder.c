@@ -291,7 +291,7 @@ dass_status dass__alphas_line(dass__session *s, json_t *line)
 dass_status dass__times_line(dass__session *s, const char *stage)
 {
     const int64_t steps = s->at.steps_done - s->timed_steps;
-    const double now = dass__now_sec();
+    const double now = dass_now_sec();
     const double sec = now - s->timed;
     if (s->folder.times == NULL || steps <= 0)
         return DASS_OK;

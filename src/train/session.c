@@ -77,11 +77,11 @@ dass_phase dass__phase_of(const dass_config *c, dass_task task, dass_stage stage
 dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out)
 {
     DASS_TRY(dass_source_next(src, out));
-    DASS_TRY(dass__feed_again(s, out));
+    DASS_TRY(dass__feed_batch(s, out));
     return DASS_OK;
 }
 
-dass_status dass__feed_again(dass__session *s, const dass_batch *batch)
+dass_status dass__feed_batch(dass__session *s, const dass_batch *batch)
 {
     return dass_steps_feed(s->store, batch->images, batch->image_bytes, batch->labels, batch->samples, batch->rows);
 }

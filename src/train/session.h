@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "dass/clock.h"
 #include "dass/log.h"
 #include "dass/run.h"
 
@@ -96,8 +97,8 @@ void dass__network_text(const dass_arch *a, char *buf, size_t n);
 dass_phase dass__phase_of(const dass_config *c, dass_task task, dass_stage stage);
 /* The next batch of a source into the store; *out (not NULL): the batch. */
 dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out);
-/* The same batch once more. */
-dass_status dass__feed_again(dass__session *s, const dass_batch *batch);
+/* A batch into the store. */
+dass_status dass__feed_batch(dass__session *s, const dass_batch *batch);
 /* Backend by "name" or "name:ordinal". */
 dass_status dass__backend_open(const dass_config *c, const char *device, dass_backend **out);
 /* Every parameter of the network into the store, those of the auxiliary head too if it is wanted. */
@@ -110,7 +111,6 @@ dass_status dass__register_params(dass_store *s, const dass_arch *arch, bool aux
  * written, when the caller's flag asks for it. */
 dass_status dass__stages_run(dass__session *s, const dass__stage *stages, int64_t n, dass_source *weights,
                              dass_source *validation);
-double dass__now_sec(void);
 
 /* ---- report.c: what people and metrics.jsonl get to see ------------------------------------------------------- */
 

@@ -6,7 +6,6 @@
 #include <math.h>
 #include <signal.h>
 #include <string.h>
-#include <time.h>
 
 #include "session.h"
 
@@ -38,13 +37,6 @@ static double rate(const dass__stage *stage, double peak, int64_t e)
     return dass_cosine(peak, fmin(stage->lr_min, peak), e - stage->warmup, stage->epochs - stage->warmup);
 }
 
-double dass__now_sec(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* ---- one step ------------------------------------------------------------------------------------------------- */
 
 static dass_status check_loss(const loop *l, double loss, const char *what)
@@ -64,7 +56,8 @@ static dass_status run_graph(loop *l, uint32_t i, const dass_batch *train, const
     double loss = 0.0;
     double correct = 0.0;
     const bool other = dass_task_validates(l->task[i]);
-    DASS_TRY(dass__feed_again(s, other ? validation : train));
+    if (i == 0 || other != dass_task_validates(l->task[i - 1])) /* else the batch is there already */
+        DASS_TRY(dass__feed_batch(s, other ? validation : train));
     DASS_TRY(dass_steps_run(s->store, &l->steps, i, &s->block, &loss, &correct));
     DASS_TRY(check_loss(l, loss, other ? "validation" : "training"));
     if (other) {
@@ -164,7 +157,7 @@ static dass_status pause(loop *l)
 {
     dass__session *s = l->s;
     const int asked = stop_asked(s);
-    const bool due = dass__now_sec() - s->last_saved >= 60.0 * s->cfg->run_checkpoint_minutes;
+    const bool due = dass_now_sec() - s->last_saved >= 60.0 * s->cfg->run_checkpoint_minutes;
     if (!asked && !due)
         return DASS_OK;
     dass_mem_seal(false);
@@ -231,7 +224,7 @@ static dass_status run_epochs(loop *l)
     while (s->at.epoch < l->stage->epochs) {
         const uint32_t epoch = (uint32_t)s->at.epochs_done;
         set_rates(s, l->stage);
-        l->epoch_began = dass__now_sec();
+        l->epoch_began = dass_now_sec();
         dass_source_seek(l->weights, epoch, s->at.step);
         if (l->stage->alpha)
             dass_source_seek(l->validation, epoch, s->at.step);
@@ -327,7 +320,7 @@ out:
 
 static void begin_clocks(dass__session *s, const dass__stage *stages, int64_t n, int64_t n_steps)
 {
-    s->began = s->last_saved = s->timed = dass__now_sec();
+    s->began = s->last_saved = s->timed = dass_now_sec();
     s->began_steps = s->timed_steps = s->at.steps_done;
     s->total_steps = 0.0;
     for (int64_t i = 0; i < n; ++i)
@@ -340,8 +333,8 @@ dass_status dass__stages_run(dass__session *s, const dass__stage *stages, int64_
     const int64_t n_steps = dass_source_steps(weights);
     begin_clocks(s, stages, n, n_steps);
     if (s->resumed)
-        dass_log(DASS_LOG_INFO, "%s: going on in %s after %lld epochs, %lld steps", s->command, s->opt->out_dir,
-                 (long long)s->at.epochs_done, (long long)s->at.steps_done);
+        dass_log(DASS_LOG_INFO, "%s: going on in %s after %lld steps", s->command, s->opt->out_dir,
+                 (long long)s->at.steps_done);
     for (; s->at.stage < n; s->at.stage++) {
         loop l = {
             .s = s, .stage = &stages[s->at.stage], .weights = weights, .validation = validation, .n_steps = n_steps};

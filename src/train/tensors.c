@@ -25,11 +25,10 @@ dass_buf dass__group_buf(dass_group g)
     return 0;
 }
 
-/* A store of f64 writes F64 where the bytes must come back. Its type shows in what an element of a buffer takes. */
+/* A store of f64 writes F64 where the bytes must come back. */
 static dass_st_type real_type(const dass_store *s, bool exact)
 {
-    const bool wide = dass_store_buf_bytes(s, DASS_BUF_LOSS) == sizeof(double);
-    return exact && wide ? DASS_ST_F64 : DASS_ST_F32;
+    return exact && dass_store_real(s) == DASS_F64 ? DASS_ST_F64 : DASS_ST_F32;
 }
 
 static size_t element_bytes(dass_st_type t)
