@@ -28,10 +28,10 @@ read_log() {
             for (i = n > 200 ? n - 200 : 0; i < n; i++) print "      " text[i]
             n = 0 }
         /^1\.\.[0-9]+$/     { group = substr($0, 4); planned += group; n = 0; next }
-        /^ok [0-9]+ /       { p++; n = 0; after = 0; next }
         /^not ok [0-9]+ # SKIP|^ok [0-9]+.*# SKIP/ {
             name = $0; sub(/.*# SKIP */, "", name)
             print "    skipped: " name (n ? " (" text[n - 1] ")" : ""); s++; n = 0; after = 0; next }
+        /^ok [0-9]+ /       { p++; n = 0; after = 0; next }
         /^not ok 0 /        { # the set-up of a cmocka group: none of its tests ran
             name = $0; sub(/^not ok 0 - /, "", name); print "    FAILED: all of " name; flush_text()
             f += group; after = 1; next }
