@@ -5,6 +5,7 @@
 # everything of that mode is rebuilt, so two configurations cannot be linked together by accident.
 #
 #   MODE=release|debug|asan|ubsan|tsan|cover|fuzz   ONEDNN=auto|0|1   MPI=auto|0|1   CUDA=auto|0|1   WERROR=0|1   V=0|1
+#   GENCODE=80 90 100 120 (compute capabilities of the CUDA plugin; the last is added as PTX)   CUDA_HOME=/usr/local/cuda
 #   O=build (root of all outputs)   PREFIX=/usr/local   DESTDIR=   JOBS=<cores, for demo/test/asan/...>
 
 .DEFAULT_GOAL := all
@@ -72,19 +73,23 @@ probe = $(shell printf '$(1)' | $(2) -x c - -o /dev/null $(3) >/dev/null 2>&1 &&
 
 dnnl_program := $(H)include <dnnl.h>\nint main(void) { return !dnnl_engine_get_count(dnnl_cpu); }\n
 mpi_program  := $(H)include <mpi.h>\nint main(void) { return MPI_Finalize(); }\n
-cuda_program := $(H)include <cuda_runtime.h>\nint main(void) { return (int)cudaSuccess; }\n
+cuda_program := $(H)include <cuda_runtime.h>\n$(H)include <cudnn.h>\n$(H)include <cublasLt.h>\n \
+                $(H)include <cusparse.h>\nint main(void) { return (int)cudaSuccess; }\n
 libs_program := $(H)include <yaml.h>\n$(H)include <jansson.h>\n$(H)include <zlib.h>\n$(H)include <lzma.h>\n \
                 $(H)define XXH_INLINE_ALL\n$(H)include <xxhash.h>\n \
                 int main(void) { return !(yaml_get_version_string() && json_object() && zlibVersion() \
                 && lzma_version_string() && XXH64("", 0, 0)); }\n
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
+NVCC      ?= $(CUDA_HOME)/bin/nvcc
+GENCODE   ?= 80 90 100 120
 
 ifneq ($(builds)$(filter print-%,$(MAKECMDGOALS)),)
 cc_version := $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null || echo none)
 have_libs  := $(call probe,$(libs_program),$(CC),-lyaml -ljansson -lz -llzma)
 have_dnnl  := $(if $(filter 0,$(ONEDNN)),0,$(call probe,$(dnnl_program),$(CC),-ldnnl))
 have_mpi   := $(if $(filter 0,$(MPI)),0,$(call probe,$(mpi_program),$(or $(MPICC),mpicc),))
-have_cuda  := $(if $(filter 0,$(CUDA)),0,$(call probe,$(cuda_program),$(CC),-c $(CUDA_HOME:%=-isystem %/include)))
+have_cuda  := $(if $(filter 0,$(CUDA)),0,$(if $(wildcard $(NVCC)),$(call probe,$(cuda_program),$(CC),\
+              -c $(CUDA_HOME:%=-isystem %/include)),0))
 build_id   := $(shell GIT_OPTIONAL_LOCKS=0 git describe --always --dirty 2>/dev/null || echo unknown)
 
 # oneDNN has its own OpenMP threads, which the thread sanitizer misreads for the reason above.
@@ -104,16 +109,21 @@ ifeq ($(MPI)$(have_mpi),10)
 $(error MPI=1, but a program with <mpi.h> does not build with '$(or $(MPICC),mpicc)')
 endif
 ifeq ($(CUDA)$(have_cuda),10)
-$(error CUDA=1, but <cuda_runtime.h> was not found. Set CUDA_HOME to the toolkit)
+$(error CUDA=1, but nvcc or the headers of CUDA, cuDNN, cuBLASLt or cuSPARSE were not found. Set CUDA_HOME to the toolkit)
 endif
 endif
 endif
 
-ldlibs := $(if $(filter 1,$(use_dnnl)),-ldnnl) $(if $(filter tsan,$(MODE)),-lgomp) -lyaml -ljansson -lz -llzma -lm -lpthread
+ldlibs := $(if $(filter 1,$(use_dnnl)),-ldnnl) $(if $(filter tsan,$(MODE)),-lgomp) -lyaml -ljansson -lz -llzma -lm -lpthread \
+          -ldl
+
+# The CUDA plugin takes the program's dass_* functions, so programs export them, and keep those that only it uses.
+comma   := ,
+exports := -rdynamic $(foreach f,dass_file_write dass_folder_make,-Wl$(comma)-u$(comma)$(f))
 
 # -------------------------------------------------------------------------------------------------------- sources
 
-src := $(filter-out src/host/vec_%.c,$(wildcard src/*/*.c))
+src := $(filter-out src/host/vec_%.c src/cuda/%,$(wildcard src/*/*.c))
 vec := $(wildcard src/host/vec_*.c)
 # The unrolled vector code makes the address sanitizer's inline checks a minute of compiling per file: call them instead.
 vec_asan := $(if $(filter asan,$(MODE)),--param asan-instrumentation-with-call-threshold=0)
@@ -138,20 +148,35 @@ lib_src := $(filter-out src/cli/main.c,$(src))
 lib_obj := $(lib_src:%.c=$(B)/%.o) $(ref:%.c=$(B)/%64.o) $(foreach i,$(isa),$(vec:%.c=$(B)/%.$(i).o))
 cli_obj := $(patsubst %.c,$(B)/%.o,$(wildcard src/cli/main.c))
 
+# ------ the CUDA plugin, and its double for machines without a GPU: the same C objects and kernels, built for the CPU
+ifneq ($(filter 1,$(have_cuda)),)
+cuda_obj := $(patsubst %.c,$(B)/%.o,$(wildcard src/cuda/*.c))
+ifeq ($(filter asan ubsan tsan cover fuzz,$(MODE)),)
+plugin   := $(B)/libdass_cuda.so
+gpu_obj  := $(patsubst %.cu,$(B)/%.gpu.o,$(wildcard kernels/*.cu))
+endif
+ifeq ($(filter tsan fuzz,$(MODE)),)
+fake     := $(B)/tests/libdass_fakecuda.so
+simt_obj := $(patsubst %.cu,$(B)/%.simt.o,$(wildcard kernels/*.cu)) \
+            $(patsubst %.cc,$(B)/%.o,$(wildcard tests/simt/*.cc tests/fakecuda/*.cc))
+endif
+endif
+cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart
+
 test_src := $(wildcard tests/test_*.c)
 help_src := $(filter-out $(test_src),$(wildcard tests/*.c))
 help_obj := $(help_src:%.c=$(B)/%.o)
 tests    := $(test_src:%.c=$(B)/%)
 fuzzers  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 
-obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o)
+obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o) $(cuda_obj) $(gpu_obj) $(simt_obj)
 dirs := $(sort $(B) $(patsubst %/,%,$(dir $(obj))))
 
 # ------------------------------------------------------------------------------------------------------- building
 
 .PHONY: all tests fuzzers FORCE
-all: $(if $(cli_obj),$(DASS),$(B)/libdass.a) ## build the program: build/dass
-tests: $(tests)
+all: $(if $(cli_obj),$(DASS),$(B)/libdass.a) $(plugin) ## build the program: build/dass
+tests: $(tests) $(fake)
 fuzzers: $(fuzzers)
 
 $(dirs):
@@ -168,16 +193,19 @@ define summary
     $(if $(filter -fopenmp,$(openmp)),✓,→) OpenMP '$(if $(filter -fopenmp,$(openmp)),on,off in this mode)' \
     $(if $(filter 1,$(use_dnnl)),✓,→) oneDNN '$(dnnl_text)' \
     $(call mark,$(have_mpi),$(MPI)) MPI '$(call seen,$(have_mpi),$(MPI))' \
-    $(call mark,$(have_cuda),$(CUDA)) CUDA '$(call seen,$(have_cuda),$(CUDA))' \
+    $(call mark,$(have_cuda),$(CUDA)) CUDA '$(cuda_text)' \
     → output '$(DASS)'
 endef
 dnnl_text = $(if $(filter 1,$(use_dnnl)),on,$(if $(filter 1,$(have_dnnl)),off in this mode \
             (ONEDNN=1 forces it),$(if $(filter 0,$(ONEDNN)),off by ONEDNN=0,not found: convolutions use our own code)))
 , := ,
+cuda_text = $(if $(filter 1,$(have_cuda)),$(if $(plugin),libdass_cuda.so for $(foreach a,$(GENCODE),sm_$(a)) + PTX,\
+            its double only in this mode),$(if $(filter 0,$(CUDA)),off by CUDA=0,not found: no CUDA plugin))
 seen = $(if $(filter 1,$(1)),detected$(,) not used yet in this version,$(if $(filter 0,$(2)),not looked for,not found))
 
 $(B)/config: FORCE | $(dirs)
-	@printf '%s\n' '$(CC) $(cc_version) $(flags) $(CPPFLAGS) $(CFLAGS)' 'dnnl=$(use_dnnl)' > $@.new; \
+	@printf '%s\n' '$(CC) $(cc_version) $(flags) $(CPPFLAGS) $(CFLAGS)' 'dnnl=$(use_dnnl)' \
+	    'cuda=$(have_cuda) $(CUDA_HOME)' > $@.new; \
 	$(call keep_if_same,; $(summary))
 
 $(B)/objects: FORCE | $(dirs)
@@ -187,8 +215,8 @@ $(B)/build_id: FORCE | $(dirs)
 	@printf '%s\n' '$(VERSION) $(build_id) $(have_mpi) $(have_cuda)' > $@.new; $(call keep_if_same)
 
 compile = $(CC) $(flags) $(extra) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
-link    = $(CC) $(opt_$(MODE)) $(filter -fopenmp,$(openmp)) $(CFLAGS) $(LDFLAGS) -o $@ $(filter-out $(B)/%.a,$^) \
-          $(filter %.a,$^) $(1) $(ldlibs)
+link    = $(CC) $(opt_$(MODE)) $(filter -fopenmp,$(openmp)) $(CFLAGS) $(LDFLAGS) $(exports) -o $@ \
+          $(filter-out $(B)/%.a,$(filter-out %.so,$^)) $(filter %.a,$^) $(1) $(ldlibs)
 
 $(B)/%.o: %.c $(B)/config | $(dirs)
 	$(call say,CC,$<)
@@ -214,6 +242,40 @@ $(B)/src/cli/info.o:          extra := -DDASS_VERSION='"$(VERSION)"' -DDASS_BUIL
 $(B)/src/cli/info.o: $(B)/build_id
 $(help_obj) $(test_src:%.c=$(B)/%.o): extra := -Itests
 
+# The plugin's C objects are built once and linked into both libraries.
+$(cuda_obj): extra := -fPIC -fvisibility=hidden -isystem $(CUDA_HOME)/include -I.
+
+nv_flags  := -std=c++17 -O3 -lineinfo -Ikernels -Iinclude -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -warn-spills \
+             -Werror all-warnings $(foreach a,$(GENCODE),-gencode arch=compute_$(a),code=sm_$(a)) \
+             -gencode arch=compute_$(lastword $(GENCODE)),code=compute_$(lastword $(GENCODE))
+cxx_flags := -std=gnu++17 $(filter-out -O3,$(opt_$(MODE))) $(if $(filter -O3,$(opt_$(MODE))),-O2) \
+             -fno-math-errno -ffp-contract=off $(openmp) -Wall -Wextra -Wno-unknown-pragmas $(if $(filter 1,$(WERROR)),-Werror) \
+             -fPIC -fvisibility=hidden -Ikernels -Iinclude -isystem $(CUDA_HOME)/include
+CXX_      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+
+$(B)/kernels/%.gpu.o: kernels/%.cu $(B)/config $(B)/gencode | $(dirs)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) $(nv_flags) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+$(B)/kernels/%.simt.o: kernels/%.cu $(B)/config | $(dirs)
+	$(call say,CXX,$< (for the CPU))
+	$(Q)$(CXX_) $(cxx_flags) -MMD -MP -x c++ -c $< -o $@
+
+$(B)/tests/%.o: tests/%.cc $(B)/config | $(dirs)
+	$(call say,CXX,$<)
+	$(Q)$(CXX_) $(cxx_flags) -MMD -MP -c $< -o $@
+
+$(B)/gencode: FORCE | $(dirs)
+	@printf '%s\n' '$(nv_flags)' > $@.new; $(call keep_if_same)
+
+$(B)/libdass_cuda.so: $(cuda_obj) $(gpu_obj)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(opt_$(MODE)) $(LDFLAGS) -o $@ $^ $(cuda_libs) -lstdc++
+
+$(B)/tests/libdass_fakecuda.so: $(cuda_obj) $(simt_obj)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(opt_$(MODE)) $(filter -fopenmp,$(openmp)) $(LDFLAGS) -o $@ $^ -lstdc++ -lm
+
 $(B)/libdass.a: $(lib_obj) $(B)/objects
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcsD $@ $(lib_obj)
@@ -231,7 +293,7 @@ $(O)/dass: $(B)/dass
 	@ln -sf $(MODE)/dass $@
 endif
 
-$(B)/tests/test_%: $(B)/tests/test_%.o $(if $(help_obj),$(B)/libtest.a) $(B)/libdass.a
+$(B)/tests/test_%: $(B)/tests/test_%.o $(fake) $(if $(help_obj),$(B)/libtest.a) $(B)/libdass.a
 	$(call say,LD,$@)
 	$(Q)$(call link,-lcmocka)
 
@@ -247,7 +309,7 @@ $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libdass.a
 
 JOBS  ?= $(shell nproc 2>/dev/null || echo 2)
 again  = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
-suite  = MODE=$(MODE) DASS=$(DASS) tests/run.sh $(tests)
+suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=%) tests/run.sh $(tests)
 
 .PHONY: demo check test run-check asan ubsan tsan fuzz run-fuzz lint format golden bench install clean setup help
 demo: ## set up, build, and run the demonstration (a few minutes)

@@ -10,13 +10,16 @@
 #include "dass/graph.h"
 
 typedef struct dass_backend dass_backend;
+typedef struct dass_replay dass_replay; /* a captured sequence of runs */
 
 /* One prepared node. */
 typedef struct dass_kernel {
     dass_status (*run)(dass_backend *be, void *impl);
-    void *impl;       /* backend-private, allocated from the arena given to select */
-    size_t ws_bytes;  /* scratch alive only during run; planned like a tensor, 256-aligned */
-    const char *name; /* "host:dwpw_avx2", "onednn:jit_1x1:avx2", shown by plan and profile */
+    void *impl;          /* backend-private, allocated from the arena given to select */
+    size_t ws_bytes;     /* scratch alive only during run; planned like a tensor, 256-aligned */
+    const char *name;    /* "host:dwpw_avx2", "onednn:jit_1x1:avx2", shown by plan and profile */
+    uint64_t group;      /* kernels of one non-zero group that do not depend on one another may be merged; 0: never */
+    uint32_t n_launches; /* what run enqueues on a device; 0 where nothing is launched */
 } dass_kernel;
 
 typedef struct dass_backend_options {
@@ -43,6 +46,16 @@ typedef struct dass_backend_ops {
     void (*drop)(dass_backend *be, dass_kernel *k); /* library objects behind impl; the memory is the arena's */
     /* Asked by lowering passes: is this (fused) op worth making here? */
     bool (*can)(dass_backend *be, dass_op op);
+    /* Optional (NULL): one kernel that does what n bound kernels of one group do, in any order among them. It is as
+     * good as the kernels it was made of: they stay bound and are dropped as before; it is never bound nor dropped. */
+    dass_status (*merge)(dass_backend *be, dass_arena *mem, const dass_kernel *const *k, uint32_t n, dass_kernel *out);
+    /* Optional, all or none: what run() enqueues between begin and end is recorded instead of executed, and replay
+     * enqueues all of it at once, as often as one likes. After a failed run, end must still be called. */
+    dass_status (*capture_begin)(dass_backend *be);
+    dass_status (*capture_end)(dass_backend *be, dass_replay **out);
+    dass_status (*replay)(dass_backend *be, dass_replay *r);
+    void (*replay_free)(dass_backend *be, dass_replay *r); /* NULL is fine */
+    size_t (*replay_nodes)(const dass_replay *r);          /* launches and copies in it */
     dass_dtype real; /* the floating type it computes in: graphs of the other are refused */
 } dass_backend_ops;
 

@@ -29,6 +29,7 @@
 
 #include "dass/mem.h"
 #include "dass/status.h"
+#include "dass/step_block.h"
 
 typedef uint32_t dass_val;  /* index into the graph's values; 0 = none */
 typedef uint32_t dass_node; /* index into the graph's nodes            */
@@ -352,21 +353,6 @@ dass_dwpw_grad dass_dwpw_bwd(dass_graph *g, dass_dwpw_in in, dass_val y, dass_va
                              dass_conv_attr a, unsigned want);
 
 /* ---- state ops: flat buffers -------------------------------------------------------------------------------- */
-
-/* What changes from step to step; 256 bytes at the head of the run, copied to the device before each one. */
-typedef struct dass_step_block {
-    double lr[4];                             /* 0 weights, 1 batch norm and biases, 2 scores, 3 alpha */
-    double weight_decay[4];                   /* same order */
-    double momentum, clip;                    /* SGD; global-norm clip, 0 = off */
-    double beta1, beta2, adam_eps, adam_step; /* Adam; adam_step counts from 1 */
-    uint64_t seed;
-    uint32_t epoch, step;
-    uint32_t valid; /* rows of the batch that count; 0 = all */
-    uint32_t pad_;
-    double drop_path, ema, xi; /* probability of dropping a path; decay of the average; step of the unrolled weights */
-    double reserved[12];
-} dass_step_block;
-_Static_assert(sizeof(dass_step_block) == 256, "the step block is 256 bytes");
 
 void dass_fill(dass_graph *g, dass_val dst_ref, double value); /* effect on a buffer value; node: () -> dst */
 void dass_copy(dass_graph *g, dass_val src, dass_val dst_ref); /* effect; node: src -> dst */

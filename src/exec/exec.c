@@ -14,16 +14,13 @@ extern const dass_backend_ops dass_backend_ref64;
 
 typedef struct registry_row {
     const char *name;
-    const dass_backend_ops *ops; /* NULL: known, but not in this build */
-    const char *why_not;
+    const dass_backend_ops *ops; /* NULL: in a plugin */
+    const dass_plugin *(*plugin)(const char **why);
 } registry_row;
 
 static const registry_row registry[] = {
-    {"host", &dass_backend_host, NULL},
-    {"ref", &dass_backend_ref, NULL},
-    {"ref64", &dass_backend_ref64, NULL},
-    {"null", &dass__backend_null, NULL},
-    {"cuda", NULL, "this version has no CUDA plugin; use --device host"},
+    {"host", &dass_backend_host, NULL},  {"ref", &dass_backend_ref, NULL},  {"ref64", &dass_backend_ref64, NULL},
+    {"null", &dass__backend_null, NULL}, {"cuda", NULL, dass__plugin_cuda},
 };
 
 #define N_BACKENDS (sizeof registry / sizeof registry[0])
@@ -35,7 +32,12 @@ const char *dass_backend_name(size_t i)
 
 const char *dass_backend_why_not(size_t i)
 {
-    return i < N_BACKENDS ? registry[i].why_not : "no such backend";
+    const char *why = NULL;
+    if (i >= N_BACKENDS)
+        return "no such backend";
+    if (registry[i].plugin != NULL)
+        (void)registry[i].plugin(&why);
+    return why;
 }
 
 static const registry_row *find_backend(const char *name)
@@ -58,10 +60,16 @@ dass_status dass_backend_open(const char *name, const dass_backend_options *opt,
     const registry_row *r = find_backend(name);
     if (!r)
         return DASS_FAIL(DASS_ARG, "no backend is called '%s'; there are host, ref, ref64, null, cuda", name);
-    if (!r->ops)
-        return DASS_FAIL(DASS_UNSUPPORTED, "device '%s': %s", name, r->why_not);
+    const dass_backend_ops *ops = r->ops;
+    if (r->plugin != NULL) {
+        const char *why = NULL;
+        const dass_plugin *p = r->plugin(&why);
+        if (why != NULL)
+            return DASS_FAIL(DASS_UNSUPPORTED, "device '%s': %s; or use --device host", name, why);
+        ops = p->backend;
+    }
     const dass_backend_options none = {0};
-    return r->ops->open(opt ? opt : &none, out);
+    return ops->open(opt ? opt : &none, out);
 }
 
 void dass_backend_close(dass_backend *be)

@@ -3,6 +3,7 @@
 #define DASS_EXEC_PRIVATE_H
 
 #include "dass/exec.h"
+#include "dass/plugin.h"
 
 struct dass_exec {
     dass_backend *be;
@@ -16,6 +17,10 @@ struct dass_exec {
 };
 
 extern const dass_backend_ops dass__backend_null;
+
+/* The CUDA plugin, loaded when first asked for. *why: NULL when a device can be opened, else what is missing. Returns
+ * NULL when there is no plugin at all. (plugin_load.c) */
+const dass_plugin *dass__plugin_cuda(const char **why);
 
 /* Address of a value: in the arena, or in its buffer. */
 void *dass__exec_pointer(const dass_exec *e, dass_val v, unsigned char *arena, void *const *bufs);

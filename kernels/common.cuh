@@ -1,0 +1,188 @@
+/* What the kernel files share: packs of arguments, vectors of channels, reductions over pixels. Device code only.
+ *
+ * Reductions. A sum over the M pixels of NHWC data for each of C channels is made by a grid of (chunks, channel groups)
+ * blocks. Inside a block, thread (tx, ty) owns V neighbouring channels and every TY-th pixel of the chunk; the TY
+ * partial sums are added in order of ty in shared memory; the block that finishes last adds the chunks' partial sums in
+ * order of the chunk, in double. So the result does not depend on the order in which blocks run, and there is one
+ * launch. The last block finds itself by a counter in device memory, which it puts back to zero.
+ */
+#ifndef DASS_COMMON_CUH
+#define DASS_COMMON_CUH
+
+#include "kernels.h"
+#include "simt.cuh"
+
+#define K_THREADS 256
+
+template <class A, int N> struct k_pack {
+    A item[N];
+};
+
+/* The body of a launcher: kernel<V, pack> for one item or for DASS_K_ITEMS at a time. */
+#define K_LAUNCH_PACKS(A, kernel, V, block, items, n, g, stream)                                             \
+    do {                                                                                                     \
+        const A *const from_ = static_cast<const A *>(items);                                                \
+        if ((n) == 1) {                                                                                      \
+            k_pack<A, 1> one_;                                                                               \
+            one_.item[0] = from_[0];                                                                         \
+            K_LAUNCH((kernel<V, k_pack<A, 1>>), dim3((g).x, (g).y, 1), block, stream, one_);                 \
+        }                                                                                                    \
+        for (uint32_t at_ = 0; (n) > 1 && at_ < (n); at_ += DASS_K_ITEMS) {                                  \
+            k_pack<A, DASS_K_ITEMS> many_;                                                                   \
+            const uint32_t here_ = (n)-at_ < DASS_K_ITEMS ? (n)-at_ : DASS_K_ITEMS;                          \
+            for (uint32_t i_ = 0; i_ < DASS_K_ITEMS; i_++)                                                   \
+                many_.item[i_] = from_[at_ + (i_ < here_ ? i_ : 0)];                                         \
+            K_LAUNCH((kernel<V, k_pack<A, DASS_K_ITEMS>>), dim3((g).x, (g).y, here_), block, stream, many_); \
+        }                                                                                                    \
+    } while (0)
+
+/* A launcher of a kernel without variants, or with the variants V = 1 and 4 channels to a thread. */
+#define K_LAUNCHER(fn, A, kernel, block)                                          \
+    DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
+    {                                                                             \
+        K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);                 \
+        return k_launched();                                                      \
+    }
+#define K_LAUNCHER_V(fn, A, kernel, block)                                        \
+    DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
+    {                                                                             \
+        if (g.variant == DASS_K_V4)                                               \
+            K_LAUNCH_PACKS(A, kernel, 4, block, items, n, g, stream);             \
+        else                                                                      \
+            K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);             \
+        return k_launched();                                                      \
+    }
+
+/* First line of every kernel: the item, and a block outside its extent has nothing to do. */
+#define K_ITEM(p)                                           \
+    const auto &a = (p).item[blockIdx.z];                   \
+    if (blockIdx.x >= a.head.gx || blockIdx.y >= a.head.gy) \
+    return
+
+/* V floats that lie together; V = 4 is one 16-byte access and wants alignment. */
+template <int V> struct k_vec {
+    float v[V];
+    __device__ __forceinline__ float &operator[](int i)
+    {
+        return v[i];
+    }
+    __device__ __forceinline__ const float &operator[](int i) const
+    {
+        return v[i];
+    }
+};
+template <int V> __device__ __forceinline__ k_vec<V> k_load(const float *p);
+template <> __device__ __forceinline__ k_vec<1> k_load<1>(const float *p)
+{
+    return k_vec<1>{{*p}};
+}
+template <> __device__ __forceinline__ k_vec<4> k_load<4>(const float *p)
+{
+    const float4 q = *reinterpret_cast<const float4 *>(p);
+    return k_vec<4>{{q.x, q.y, q.z, q.w}};
+}
+__device__ __forceinline__ void k_store(float *p, k_vec<1> v)
+{
+    *p = v[0];
+}
+__device__ __forceinline__ void k_store(float *p, k_vec<4> v)
+{
+    *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]);
+}
+/* V values of a small per-channel vector, which need not be aligned; `none` when there is none. */
+template <int V> __device__ __forceinline__ k_vec<V> k_channels(const float *p, uint32_t c, float none)
+{
+    k_vec<V> r;
+#pragma unroll
+    for (int i = 0; i < V; i++)
+        r[i] = p ? p[c + (uint32_t)i] : none;
+    return r;
+}
+
+/* Written so that a NaN stays one. */
+__device__ __forceinline__ float k_activate(float u, int act)
+{
+    if (act == DASS_K_NONE)
+        return u;
+    if (u < 0.0f)
+        return 0.0f;
+    return act == DASS_K_RELU6 && u > 6.0f ? 6.0f : u;
+}
+__device__ __forceinline__ bool k_passes(float u, int act)
+{
+    return act == DASS_K_NONE || (u > 0.0f && !(act == DASS_K_RELU6 && u >= 6.0f));
+}
+
+/* Where a thread stands in a reduction over pixels: channels [c, c + V), pixels p, p + step, ... < end. */
+struct k_lane {
+    uint32_t c;
+    uint32_t p, end, step;
+    uint32_t tx, ty, n_ty, n_tx;
+    bool live;
+};
+template <int V> __device__ __forceinline__ k_lane k_lane_of(const dass_k_reduce &r)
+{
+    k_lane l;
+    l.n_tx = r.tx;
+    l.n_ty = K_THREADS / r.tx;
+    l.tx = threadIdx.x % r.tx;
+    l.ty = threadIdx.x / r.tx;
+    l.c = (blockIdx.y * r.tx + l.tx) * V;
+    const uint32_t begin = blockIdx.x * r.chunk;
+    l.p = begin + l.ty;
+    l.end = begin + r.chunk < r.m ? begin + r.chunk : r.m;
+    l.step = l.n_ty;
+    l.live = l.c < r.c;
+    return l;
+}
+
+/* Sum of `v` over the TY threads of each channel lane, in order of ty; valid in the threads of ty = 0. */
+template <int V> __device__ __forceinline__ k_vec<V> k_sum_rows(const k_lane &l, k_vec<V> v)
+{
+    K_SHARED float part[K_THREADS * V];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < V; i++)
+        part[threadIdx.x * V + (uint32_t)i] = v[i];
+    for (uint32_t half = l.n_ty / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (l.ty < half) {
+#pragma unroll
+            for (int i = 0; i < V; i++)
+                part[threadIdx.x * V + (uint32_t)i] += part[(threadIdx.x + half * l.n_tx) * V + (uint32_t)i];
+        }
+    }
+    k_vec<V> r;
+#pragma unroll
+    for (int i = 0; i < V; i++)
+        r[i] = part[threadIdx.x * V + (uint32_t)i];
+    return r;
+}
+
+/* Has every other block of this item passed here? Then its writes before are seen by this one. All threads of the block
+ * get the same answer. */
+__device__ __forceinline__ bool k_last_block(uint32_t *counter, uint32_t n_blocks)
+{
+    K_SHARED uint32_t is_last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        is_last = atomicAdd(counter, 1u) == n_blocks - 1;
+        if (is_last)
+            *counter = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return is_last != 0;
+}
+
+/* Sum over the chunks of one partial value: part[chunk * stride], in order, in double. */
+__device__ __forceinline__ double k_sum_chunks(const float *part, uint32_t n_chunks, uint32_t stride)
+{
+    double s = 0.0;
+    for (uint32_t i = 0; i < n_chunks; i++)
+        s += (double)part[(size_t)i * stride];
+    return s;
+}
+
+#endif

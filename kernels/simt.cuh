@@ -1,0 +1,214 @@
+/* What lets the same kernel source compile under nvcc and, for tests, as C++ on the CPU.
+ *
+ * A kernel file uses the ordinary CUDA names (threadIdx, __syncthreads, __shfl_xor_sync, ...) and these macros:
+ *
+ *     K_LAUNCH(kernel, grid, block, stream, args...)   launch
+ *     K_SHARED T name[n]                                shared memory of the block, not initialised
+ *     K_BOUNDS(threads, blocks)                         launch bounds
+ *     K_PARAM                                           a parameter that stays where the launch put it
+ *
+ * Under nvcc they are what one would write. Under a C++ compiler each block runs as a set of fibers on one operating
+ * system thread, switching only where the threads of a block wait for each other: barriers, shuffles and ballots. What
+ * that finds: wrong indices, missing barriers (SIMT_ORDER=reverse runs the threads of a block from the last to the
+ * first), divergent barriers, and under the address sanitizer every access outside an allocation. What it cannot find:
+ * speed, races between blocks, memory ordering, bank conflicts, rounding of the device's fast intrinsics (which kernels
+ * here do not use).
+ */
+#ifndef DASS_SIMT_CUH
+#define DASS_SIMT_CUH
+
+#ifdef __CUDACC__
+
+#include <cuda_runtime.h>
+#define K_LAUNCH(kernel, grid, block, stream, ...) kernel<<<(grid), (block), 0, (cudaStream_t)(stream)>>>(__VA_ARGS__)
+#define K_SHARED __shared__
+#define K_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#define K_PARAM const __grid_constant__
+/* Errors of a launch: the configuration is wrong or the device is lost. Clears what is not sticky. */
+static inline int k_launched(void)
+{
+    return (int)cudaGetLastError();
+}
+
+#else
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+
+#define __global__ static
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __restrict__ __restrict
+#define K_BOUNDS(threads, blocks)
+#define K_PARAM const
+/* One copy per operating system thread, that is, per running block. */
+#define K_SHARED static thread_local
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+static inline float4 make_float4(float a, float b, float c, float d)
+{
+    return float4{a, b, c, d};
+}
+static inline float2 make_float2(float a, float b)
+{
+    return float2{a, b};
+}
+
+namespace simt {
+struct fiber; /* defined in simt.cc */
+struct block_state {
+    dim3 thread, block, block_dim, grid_dim; /* of the running fiber */
+    unsigned linear;                         /* its number in the block */
+    unsigned n_threads;
+    uint64_t slot[1024]; /* what the threads of a warp show each other */
+};
+extern thread_local block_state state;
+enum wait_kind { wait_block = 1, wait_warp };
+/* Give up the processor until all threads of the block (or the living ones of the warp) wait in the same way. */
+void wait(wait_kind kind);
+/* Enqueue a run of every block of the grid on the stream. `name` is for messages. A launch that is not legal leaves its
+ * CUDA error for last_launch(). */
+void launch(const char *name, dim3 grid, dim3 block, void *stream, std::function<void()> body);
+int last_launch(); /* 0 or the error of a launch since the last call; clears it */
+
+template <class T> T exchange(T v, unsigned lane)
+{
+    static_assert(sizeof(T) <= 8, "shuffles move at most 8 bytes");
+    const unsigned me = state.linear;
+    uint64_t bits = 0;
+    std::memcpy(&bits, &v, sizeof v);
+    state.slot[me] = bits;
+    wait(wait_warp);
+    const unsigned from = (me & ~31u) + (lane & 31u);
+    if (from < state.n_threads)
+        bits = state.slot[from];
+    wait(wait_warp);
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+}
+} // namespace simt
+
+#define threadIdx (simt::state.thread)
+#define blockIdx (simt::state.block)
+#define blockDim (simt::state.block_dim)
+#define gridDim (simt::state.grid_dim)
+#define K_LAUNCH(kernel, grid, block, stream, ...) \
+    simt::launch(#kernel, dim3(grid), dim3(block), (stream), [=] { kernel(__VA_ARGS__); })
+static inline int k_launched(void)
+{
+    return simt::last_launch();
+}
+
+static inline void __syncthreads()
+{
+    simt::wait(simt::wait_block);
+}
+static inline void __syncwarp(unsigned = ~0u)
+{
+    simt::wait(simt::wait_warp);
+}
+static inline void __threadfence()
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+template <class T> T __shfl_sync(unsigned, T v, int lane, int = 32)
+{
+    return simt::exchange(v, (unsigned)lane);
+}
+template <class T> T __shfl_xor_sync(unsigned, T v, int mask, int = 32)
+{
+    return simt::exchange(v, (simt::state.linear & 31u) ^ (unsigned)mask);
+}
+template <class T> T __shfl_down_sync(unsigned, T v, unsigned d, int = 32)
+{
+    const unsigned lane = simt::state.linear & 31u;
+    return simt::exchange(v, lane + d < 32 ? lane + d : lane);
+}
+template <class T> T __shfl_up_sync(unsigned, T v, unsigned d, int = 32)
+{
+    const unsigned lane = simt::state.linear & 31u;
+    return simt::exchange(v, lane >= d ? lane - d : lane);
+}
+static inline unsigned __ballot_sync(unsigned, int p)
+{
+    const unsigned base = simt::state.linear & ~31u;
+    simt::state.slot[simt::state.linear] = p != 0;
+    simt::wait(simt::wait_warp);
+    unsigned bits = 0;
+    for (unsigned i = 0; i < 32 && base + i < simt::state.n_threads; i++)
+        bits |= (unsigned)simt::state.slot[base + i] << i;
+    simt::wait(simt::wait_warp);
+    return bits;
+}
+static inline unsigned atomicAdd(unsigned *p, unsigned v)
+{
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
+static inline int atomicAdd(int *p, int v)
+{
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
+static inline unsigned atomicExch(unsigned *p, unsigned v)
+{
+    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
+}
+template <class T> T __ldg(const T *p)
+{
+    return *p;
+}
+static inline int __popcll(unsigned long long v)
+{
+    return __builtin_popcountll(v);
+}
+static inline int __popc(unsigned v)
+{
+    return __builtin_popcount(v);
+}
+static inline unsigned __float_as_uint(float f)
+{
+    unsigned u;
+    std::memcpy(&u, &f, 4);
+    return u;
+}
+static inline float __uint_as_float(unsigned u)
+{
+    float f;
+    std::memcpy(&f, &u, 4);
+    return f;
+}
+static inline unsigned __umulhi(unsigned a, unsigned b)
+{
+    return (unsigned)((uint64_t)a * b >> 32);
+}
+static inline float rsqrtf(float x)
+{
+    return 1.0f / std::sqrt(x);
+}
+template <class T> static inline T min(T a, T b)
+{
+    return b < a ? b : a;
+}
+template <class T> static inline T max(T a, T b)
+{
+    return a < b ? b : a;
+}
+
+#endif
+#endif

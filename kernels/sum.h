@@ -1,0 +1,48 @@
+/* Launchers of sum.cu: weighted sums of many equal tensors and their gradients. Variants V1, V4 (channels to a thread).
+ * The terms of an item lie in device memory, at most DASS_K_TERMS of them; longer sums are done in several stages.
+ */
+#ifndef DASS_KERNELS_SUM_H
+#define DASS_KERNELS_SUM_H
+
+#include "kernels.h"
+
+#define DASS_K_TERMS 64
+#define DASS_K_SUM_LANES 16 /* threads side by side over channels, so at most 64 channels to a block */
+
+/* dst = [dst +] sum_k f_k t_k over (M, C) data, f_k = p[index_k] or 1 when index_k < 0. t_k = x_k, or normalised when
+ * it has a mean. Bytes: 4 M C (T + 1). */
+typedef struct dass_k_wsum_term {
+    dass_k_norm in;
+    int32_t index;
+    int32_t pad_;
+} dass_k_wsum_term;
+typedef struct dass_k_wsum {
+    dass_k_head head;
+    dass_k_reduce r; /* no counter */
+    const float *p;  /* NULL when every index is -1 */
+    const dass_k_wsum_term *terms;
+    uint32_t n_terms;
+    int32_t add; /* begin with dst */
+    float *dst;
+} dass_k_wsum;
+DASS_K_API int dass_k_wsum_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
+
+/* dst = [dst +] sum_k t_k: f_k d_k, or A d_k + B x_k + C0 per channel with coef (3, C). dst may be one of the plain
+ * d_k. Bytes: 4 M C (plain terms + 2 others + 1). */
+typedef struct dass_k_gsum_term {
+    const float *d, *x, *coef; /* x and coef both or neither */
+    int32_t index;
+    int32_t pad_;
+} dass_k_gsum_term;
+typedef struct dass_k_gsum {
+    dass_k_head head;
+    dass_k_reduce r;
+    const float *p;
+    const dass_k_gsum_term *terms;
+    uint32_t n_terms;
+    int32_t add;
+    float *dst;
+} dass_k_gsum;
+DASS_K_API int dass_k_gsum_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
+
+#endif

@@ -1,0 +1,460 @@
+/* The CUDA backend: opens a device, owns its memory and its one stream, walks the ordered table of rows, merges nodes,
+ * captures and replays. It computes nothing: rows come from the other files of this folder. Invariant: run() enqueues
+ * and returns; only write, read, fill's callers through sync, and close wait for the device.
+ */
+#include "cuda.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "dass/log.h"
+#include "dass/mem.h"
+
+#include "kernels/flat.h"
+
+dass_status dass__cuda_fail(int code, const char *call, const char *file, int line)
+{
+    const cudaError_t e = (cudaError_t)code;
+    (void)cudaGetLastError(); /* else the next call reports this one */
+    const dass_status st = e == cudaErrorMemoryAllocation ? DASS_NOMEM : DASS_DEVICE;
+    return DASS_FAIL(st, "cuda: %s: %s (%s) at %s:%d", call, cudaGetErrorString(e), cudaGetErrorName(e), file, line);
+}
+
+/* ---- device ------------------------------------------------------------------------------------------------------ */
+
+static void cuda_close(dass_backend *be)
+{
+    if (be == NULL)
+        return;
+    dass_cuda *c = (dass_cuda *)be;
+    if (c->stream != NULL) {
+        if (cudaStreamSynchronize(c->stream) != cudaSuccess)
+            dass_log(DASS_LOG_WARN, "cuda: the device reports an error on closing");
+        (void)cudaStreamDestroy(c->stream);
+    }
+    (void)cudaFree(c->counters);
+    dass_mem_free(c->free_counters);
+    dass_mem_free(c);
+}
+
+static dass_status open_counters(dass_cuda *c)
+{
+    void *p = NULL;
+    DASS_TRY(dass_mem_alloc(DASS__N_COUNTERS * sizeof *c->free_counters, "cuda counters", &p));
+    c->free_counters = p;
+    CUDA_TRY(cudaMalloc(&p, DASS__N_COUNTERS * sizeof *c->counters));
+    c->counters = p;
+    CUDA_TRY(cudaMemsetAsync(c->counters, 0, DASS__N_COUNTERS * sizeof *c->counters, c->stream));
+    for (uint32_t i = 0; i < DASS__N_COUNTERS; i++) /* the lowest on top */
+        c->free_counters[i] = DASS__N_COUNTERS - 1 - i;
+    c->n_free_counters = DASS__N_COUNTERS;
+    return DASS_OK;
+}
+
+static dass_status open_device(dass_cuda *c)
+{
+    int n = 0;
+    CUDA_TRY(cudaGetDeviceCount(&n));
+    if (c->ordinal < 0 || c->ordinal >= n)
+        return DASS_FAIL(DASS_ARG, "cuda: device %d does not exist; this machine has %d: cuda:0 to cuda:%d", c->ordinal,
+                         n, n - 1);
+    CUDA_TRY(cudaSetDevice(c->ordinal));
+    struct cudaDeviceProp prop;
+    CUDA_TRY(cudaGetDeviceProperties(&prop, c->ordinal));
+    c->n_sm = prop.multiProcessorCount;
+    (void)snprintf(c->device, sizeof c->device, "%.100s, sm_%d%d", prop.name, prop.major, prop.minor);
+    cudaStream_t stream = NULL;
+    CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    c->stream = stream;
+    return open_counters(c);
+}
+
+static dass_status cuda_open(const dass_backend_options *opt, dass_backend **out)
+{
+    *out = NULL;
+    void *block = NULL;
+    DASS_TRY(dass_mem_alloc(sizeof(dass_cuda), "cuda backend", &block));
+    dass_cuda *c = block;
+    c->base.ops = &dass_backend_cuda;
+    c->ordinal = opt->ordinal;
+    const dass_status st = open_device(c);
+    if (st != DASS_OK) {
+        cuda_close(&c->base);
+        return st;
+    }
+    *out = &c->base;
+    return DASS_OK;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static dass_status cuda_alloc(dass_backend *be, size_t bytes, const char *what, void **out)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    *out = NULL;
+    void *p = NULL;
+    const cudaError_t e = cudaMalloc(&p, bytes > 0 ? bytes : 1);
+    if (e == cudaErrorMemoryAllocation) {
+        size_t free_bytes = 0;
+        size_t total = 0;
+        (void)cudaGetLastError();
+        (void)cudaMemGetInfo(&free_bytes, &total);
+        return DASS_FAIL(DASS_NOMEM, "cuda: %s needs %zu bytes, of %zu free on %s; lower the batch or the channels",
+                         what, bytes, free_bytes, c->device);
+    }
+    CUDA_TRY(e);
+    const cudaError_t set = cudaMemsetAsync(p, 0, bytes > 0 ? bytes : 1, c->stream);
+    if (set != cudaSuccess) {
+        (void)cudaFree(p);
+        CUDA_TRY(set);
+    }
+    *out = p;
+    return DASS_OK;
+}
+
+static void cuda_free(dass_backend *be, void *p)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    if (p == NULL)
+        return;
+    (void)cudaStreamSynchronize(c->stream); /* cudaFree does not wait for a non-blocking stream's use of it */
+    (void)cudaFree(p);
+}
+
+static dass_status cuda_write(dass_backend *be, void *dst, const void *host_src, size_t bytes)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    if (bytes == 0)
+        return DASS_OK;
+    CUDA_TRY(cudaMemcpyAsync(dst, host_src, bytes, cudaMemcpyHostToDevice, c->stream));
+    CUDA_TRY(cudaStreamSynchronize(c->stream)); /* the caller may change its memory now */
+    return DASS_OK;
+}
+
+static dass_status cuda_read(dass_backend *be, void *host_dst, const void *src, size_t bytes)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    if (bytes == 0)
+        return DASS_OK;
+    CUDA_TRY(cudaMemcpyAsync(host_dst, src, bytes, cudaMemcpyDeviceToHost, c->stream));
+    CUDA_TRY(cudaStreamSynchronize(c->stream));
+    return DASS_OK;
+}
+
+static dass_status cuda_sync(dass_backend *be)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    CUDA_TRY(cudaStreamSynchronize(c->stream));
+    return DASS_OK;
+}
+
+/* ---- stages ------------------------------------------------------------------------------------------------------ */
+
+static dass_status next_stage(dass_kernel *k, const char *name, dass__launch **out)
+{
+    dass__cuda_impl *impl = dass__cuda_impl_of(k);
+    DASS_ASSERT(impl->n_stages < DASS__MAX_STAGES);
+    *out = &impl->stage[impl->n_stages++];
+    (*out)->name = name;
+    return DASS_OK;
+}
+
+dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, const char *name, dass_k_grid grid,
+                           uint32_t bytes, void **args)
+{
+    dass__launch *s = NULL;
+    DASS_TRY(next_stage(k, name, &s));
+    s->fn = fn;
+    s->grid = grid;
+    s->n_items = 1;
+    s->item_bytes = bytes;
+    s->args = dass_arena_alloc(mem, bytes);
+    if (s->args == NULL)
+        return DASS_NOMEM;
+    *(dass_k_head *)s->args = (dass_k_head){grid.x, grid.y};
+    *args = s->args;
+    return DASS_OK;
+}
+
+dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
+                                void *object)
+{
+    dass__launch *s = NULL;
+    DASS_TRY(next_stage(k, name, &s));
+    s->call = call;
+    s->object = object;
+    return DASS_OK;
+}
+
+dass_status dass__cuda_counter(dass_cuda *c, dass_kernel *k, uint32_t **out)
+{
+    dass__cuda_impl *impl = dass__cuda_impl_of(k);
+    if (c->n_free_counters == 0)
+        return DASS_FAIL(DASS_NOMEM, "cuda: more than %u reductions are prepared at once", DASS__N_COUNTERS);
+    const uint32_t i = c->free_counters[--c->n_free_counters];
+    impl->counter[impl->n_stages - 1] = i + 1;
+    *out = c->counters + i;
+    return DASS_OK;
+}
+
+dass_status dass__cuda_table(dass_cuda *c, dass__cuda_impl *impl, const void *host, size_t bytes, const void **out)
+{
+    if (impl->table == NULL)
+        CUDA_TRY(cudaMalloc(&impl->table, bytes));
+    CUDA_TRY(cudaMemcpyAsync(impl->table, host, bytes, cudaMemcpyHostToDevice, c->stream));
+    CUDA_TRY(cudaStreamSynchronize(c->stream));
+    *out = impl->table;
+    return DASS_OK;
+}
+
+dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t variant)
+{
+    const uint64_t blocks = (n + 255) / 256;
+    const uint64_t most = (uint64_t)c->n_sm * 8; /* 2048 threads a multiprocessor: one wave */
+    return (dass_k_grid){(uint32_t)(blocks < 1 ? 1 : blocks > most ? most : blocks), 1, variant};
+}
+
+dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, dass_k_reduce *out)
+{
+    const uint32_t v = variant == DASS_K_V4 ? 4 : 1;
+    const uint32_t lanes = (n_c + v - 1) / v;
+    uint32_t tx = 1;
+    while (tx < lanes && tx < 32) /* a warp reads a whole line of a pixel; more pixels beat more channels a block */
+        tx *= 2;
+    const uint32_t groups = (lanes + tx - 1) / tx;
+    const uint32_t rows = 256 / tx;
+    /* Two blocks a multiprocessor over all channel groups, but at least 8 pixels to a thread. */
+    uint32_t n_chunks = (uint32_t)c->n_sm * 2 / groups;
+    const uint32_t most = (m + 8 * rows - 1) / (8 * rows);
+    n_chunks = n_chunks > most ? most : n_chunks;
+    n_chunks = n_chunks < 1 ? 1 : n_chunks;
+    const uint32_t chunk = (m + n_chunks - 1) / n_chunks;
+    *out = (dass_k_reduce){.m = m, .c = n_c, .tx = tx, .chunk = chunk};
+    return (dass_k_grid){(m + chunk - 1) / chunk, groups, variant};
+}
+
+/* ---- kernels ----------------------------------------------------------------------------------------------------- */
+
+/* The ordered table of tables: the first row that fits a node runs it. */
+static const dass__cuda_row *const tables[] = {
+    dass__cuda_rows_norm,
+    dass__cuda_rows_sum,
+};
+
+static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)
+{
+    for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
+        for (const dass__cuda_row *r = tables[t]; r->op != DASS_OP_NONE; r++)
+            if (r->op == g->nodes[n].op && (r->fits == NULL || r->fits(c, g, n)))
+                return r;
+    return NULL;
+}
+
+static dass_status enqueue(dass_cuda *c, const dass__launch *s)
+{
+    if (s->fn == NULL)
+        return s->call(c, s->object);
+    const int code = s->fn(s->args, s->n_items, s->grid, c->stream);
+    return code == 0 ? DASS_OK : dass__cuda_fail(code, s->name, __FILE__, __LINE__);
+}
+
+static dass_status run_stages(dass_backend *be, void *impl)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    const dass__cuda_impl *k = impl;
+    for (uint32_t i = 0; i < k->n_stages; i++)
+        DASS_TRY(enqueue(c, &k->stage[i]));
+    return DASS_OK;
+}
+
+/* What must be equal for two nodes to be merged: the launchers and variants of all stages. 0: a library call is in it.
+ */
+static uint64_t group_of(const dass__cuda_impl *impl)
+{
+    uint64_t h = 14695981039346656037u; /* FNV-1a over words */
+    for (uint32_t i = 0; i < impl->n_stages; i++) {
+        if (impl->stage[i].fn == NULL)
+            return 0;
+        const uint64_t word[2] = {(uint64_t)(uintptr_t)impl->stage[i].fn, impl->stage[i].grid.variant};
+        for (int w = 0; w < 2; w++)
+            h = (h ^ word[w]) * 1099511628211u;
+    }
+    return h | 1;
+}
+
+static dass_status cuda_select(dass_backend *be, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *out)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    *out = (dass_kernel){.run = run_stages};
+    if (g->real != DASS_F32)
+        return DASS_FAIL(DASS_UNSUPPORTED,
+                         "cuda: the graph is in double and this backend computes in float; use ref64");
+    const dass__cuda_row *row = find_row(c, g, n);
+    if (row == NULL) {
+        char line[256];
+        dass_node_print(g, n, line, sizeof line);
+        return DASS_FAIL(DASS_UNSUPPORTED, "cuda: no kernel for node %u: %s; change its shape or use --device host",
+                         (unsigned)n, line);
+    }
+    dass__cuda_impl *impl = dass_arena_alloc(mem, sizeof *impl);
+    if (impl == NULL)
+        return DASS_NOMEM;
+    impl->row = row;
+    out->impl = impl;
+    DASS_TRY(row->prepare(c, mem, g, n, out));
+    if (out->name == NULL)
+        out->name = dass_arena_printf(mem, "cuda:%s", row->name);
+    out->group = group_of(impl);
+    out->n_launches = impl->n_stages;
+    return out->name != NULL ? DASS_OK : DASS_NOMEM;
+}
+
+static dass_status cuda_bind(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args,
+                             void *ws)
+{
+    dass__cuda_impl *impl = k->impl;
+    return impl->row->bind((dass_cuda *)be, g, n, impl, args, ws);
+}
+
+static void cuda_drop(dass_backend *be, dass_kernel *k)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    dass__cuda_impl *impl = k->impl;
+    if (impl == NULL)
+        return;
+    if (impl->row->drop != NULL)
+        impl->row->drop(c, impl);
+    for (uint32_t i = 0; i < DASS__MAX_STAGES; i++)
+        if (impl->counter[i] != 0)
+            c->free_counters[c->n_free_counters++] = impl->counter[i] - 1;
+    if (impl->table != NULL)
+        cuda_free(be, impl->table);
+    k->impl = NULL;
+}
+
+/* Stage by stage, the argument structs one after another and the larger of the grids. */
+static dass_status cuda_merge(dass_backend *be, dass_arena *mem, const dass_kernel *const *k, uint32_t n,
+                              dass_kernel *out)
+{
+    (void)be;
+    const dass__cuda_impl *first = k[0]->impl;
+    dass__cuda_impl *impl = dass_arena_alloc(mem, sizeof *impl);
+    if (impl == NULL)
+        return DASS_NOMEM;
+    impl->row = first->row;
+    impl->n_stages = first->n_stages;
+    for (uint32_t s = 0; s < first->n_stages; s++) {
+        dass__launch *to = &impl->stage[s];
+        *to = first->stage[s];
+        to->n_items = n;
+        unsigned char *args = dass_arena_alloc(mem, (size_t)n * to->item_bytes);
+        if (args == NULL)
+            return DASS_NOMEM;
+        to->args = args;
+        for (uint32_t i = 0; i < n; i++) {
+            const dass__launch *from = &((const dass__cuda_impl *)k[i]->impl)->stage[s];
+            DASS_ASSERT(from->fn == to->fn && from->item_bytes == to->item_bytes);
+            memcpy(args + (size_t)i * to->item_bytes, from->args, to->item_bytes);
+            to->grid.x = from->grid.x > to->grid.x ? from->grid.x : to->grid.x;
+            to->grid.y = from->grid.y > to->grid.y ? from->grid.y : to->grid.y;
+        }
+    }
+    *out = (dass_kernel){.run = run_stages, .impl = impl, .name = k[0]->name};
+    for (uint32_t s = 0; s < impl->n_stages; s++)
+        out->n_launches += (n + DASS_K_ITEMS - 1) / DASS_K_ITEMS;
+    return DASS_OK;
+}
+
+static bool cuda_can(dass_backend *be, dass_op op)
+{
+    (void)be;
+    return op == DASS_OP_DWPW || op == DASS_OP_WSUM;
+}
+
+/* ---- capture ----------------------------------------------------------------------------------------------------- */
+
+struct dass_replay {
+    cudaGraphExec_t exec;
+    size_t n_nodes;
+};
+
+static dass_status cuda_capture_begin(dass_backend *be)
+{
+    CUDA_TRY(cudaStreamBeginCapture(((dass_cuda *)be)->stream, cudaStreamCaptureModeThreadLocal));
+    return DASS_OK;
+}
+
+static dass_status cuda_capture_end(dass_backend *be, dass_replay **out)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    dass_status st = DASS_OK;
+    cudaGraph_t graph = NULL;
+    dass_replay *r = NULL;
+    void *p = NULL;
+    *out = NULL;
+    CUDA_TRY_TO(cudaStreamEndCapture(c->stream, &graph), st, out);
+    DASS_TRY_TO(dass_mem_alloc(sizeof *r, "captured graph", &p), st, out);
+    r = p;
+    CUDA_TRY_TO(cudaGraphGetNodes(graph, NULL, &r->n_nodes), st, out);
+    CUDA_TRY_TO(cudaGraphInstantiate(&r->exec, graph, 0), st, out);
+    *out = r;
+out:
+    if (graph != NULL)
+        (void)cudaGraphDestroy(graph);
+    if (st != DASS_OK)
+        dass_mem_free(r);
+    return st;
+}
+
+static dass_status cuda_replay(dass_backend *be, dass_replay *r)
+{
+    CUDA_TRY(cudaGraphLaunch(r->exec, ((dass_cuda *)be)->stream));
+    return DASS_OK;
+}
+
+static void cuda_replay_free(dass_backend *be, dass_replay *r)
+{
+    if (r == NULL)
+        return;
+    (void)cudaStreamSynchronize(((dass_cuda *)be)->stream);
+    (void)cudaGraphExecDestroy(r->exec);
+    dass_mem_free(r);
+}
+
+static size_t cuda_replay_nodes(const dass_replay *r)
+{
+    return r->n_nodes;
+}
+
+static dass_status cuda_fill(dass_backend *be, void *dst, uint32_t word, size_t bytes)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    if (bytes % 4 != 0)
+        return DASS_FAIL(DASS_ARG, "cuda: fill of %zu bytes; give a multiple of 4", bytes);
+    const int code = dass_k_fill_words(dst, word, bytes / 4, c->stream);
+    return code == 0 ? DASS_OK : dass__cuda_fail(code, "fill", __FILE__, __LINE__);
+}
+
+const dass_backend_ops dass_backend_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .write = cuda_write,
+    .read = cuda_read,
+    .fill = cuda_fill,
+    .sync = cuda_sync,
+    .select = cuda_select,
+    .bind = cuda_bind,
+    .drop = cuda_drop,
+    .can = cuda_can,
+    .merge = cuda_merge,
+    .capture_begin = cuda_capture_begin,
+    .capture_end = cuda_capture_end,
+    .replay = cuda_replay,
+    .replay_free = cuda_replay_free,
+    .replay_nodes = cuda_replay_nodes,
+    .real = DASS_F32,
+};

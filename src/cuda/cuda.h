@@ -1,0 +1,130 @@
+/* Private header of the CUDA plugin: the device object, the selection table, and what its files share.
+ *
+ * cuda.c owns the vtable and the ordered table of rows; cuda_*.c contribute rows. A row either fits a node or not; the
+ * first that fits prepares the kernel. A prepared node is a short list of stages, launches of kernels/ or calls of a
+ * library, that run in order on the one stream. Nodes whose stages are launches of the same kernels, and that do not
+ * depend on one another, can be merged into one node whose launches cover them all (`merge` of backend.h).
+ *
+ * Files here are plain C built by gcc; nvcc sees only kernels/.
+ */
+#ifndef DASS__PLUGIN_CUDA_H
+#define DASS__PLUGIN_CUDA_H
+
+#include "dass/backend.h"
+
+#include "kernels/kernels.h"
+
+#define DASS__MAX_STAGES 6
+#define DASS__N_COUNTERS 65536 /* nodes with a reduction, of all executors alive */
+
+typedef struct dass_cuda {
+    dass_backend base;
+    int ordinal;
+    void *stream; /* cudaStream_t, non-blocking */
+    int n_sm;
+    char device[128];
+    uint32_t *counters; /* device: zeros between launches; see kernels/common.cuh */
+    uint32_t *free_counters;
+    uint32_t n_free_counters;
+} dass_cuda;
+
+/* One step of a prepared node. A launch has fn and args; a library call has call and object. */
+typedef struct dass__launch {
+    dass_k_launcher fn;
+    dass_k_grid grid;
+    void *args; /* argument structs, n_items of them, each item_bytes */
+    uint32_t n_items, item_bytes;
+    dass_status (*call)(dass_cuda *c, void *object);
+    void *object;
+    const char *name; /* for messages */
+} dass__launch;
+
+struct dass__cuda_row;
+typedef struct dass__cuda_impl {
+    const struct dass__cuda_row *row;
+    uint32_t n_stages;
+    dass__launch stage[DASS__MAX_STAGES];
+    uint32_t counter[DASS__MAX_STAGES]; /* index + 1 of the counter a stage uses; 0: none */
+    void *table;                        /* device memory of this node; NULL: none */
+    void *own;                          /* what the row's file keeps */
+} dass__cuda_impl;
+
+typedef struct dass__cuda_row {
+    dass_op op;
+    const char *name;
+    bool (*fits)(const dass_cuda *c, const dass_graph *g, dass_node n); /* NULL = always */
+    /* Add the stages with everything that the shape decides. */
+    dass_status (*prepare)(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
+    /* Fill in the pointers: args as backend.h says. */
+    dass_status (*bind)(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
+                        void *ws);
+    void (*drop)(dass_cuda *c, dass__cuda_impl *impl); /* NULL = nothing but counters and table, which cuda.c drops */
+} dass__cuda_row;
+
+/* Add a launch; *args is its zeroed argument struct of `bytes`, head filled from grid. */
+dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, const char *name, dass_k_grid grid,
+                           uint32_t bytes, void **args);
+/* Add a call of a library. */
+dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
+                                void *object);
+/* A zeroed counter for the newest stage; it goes back when the kernel is dropped. Errors: DASS_NOMEM. */
+dass_status dass__cuda_counter(dass_cuda *c, dass_kernel *k, uint32_t **out);
+/* Device memory of this node that holds a copy of `bytes` at host; freed when the kernel is dropped. Once a node. */
+dass_status dass__cuda_table(dass_cuda *c, dass__cuda_impl *impl, const void *host, size_t bytes, const void **out);
+
+static inline dass__cuda_impl *dass__cuda_impl_of(const dass_kernel *k)
+{
+    return k->impl;
+}
+static inline void *dass__cuda_args(const dass__cuda_impl *impl, uint32_t stage)
+{
+    return impl->stage[stage].args;
+}
+static inline const dass_value *dass__cuda_in(const dass_graph *g, dass_node n, uint32_t i)
+{
+    return &g->vals[dass_node_in(g, n)[i]];
+}
+static inline const dass_value *dass__cuda_out(const dass_graph *g, dass_node n, uint32_t i)
+{
+    return &g->vals[dass_node_out(g, n)[i]];
+}
+/* Pixels of an activation, N H W. */
+static inline uint32_t dass__cuda_pixels(const dass_value *v)
+{
+    return (uint32_t)v->dim[0] * (uint32_t)v->dim[2] * (uint32_t)v->dim[3];
+}
+/* Can a thread take 4 neighbouring elements of v at once? Temporaries and buffers begin at 256-byte boundaries. */
+static inline bool dass__cuda_vec4(const dass_value *v, int32_t row)
+{
+    return row % 4 == 0 && (v->buf == 0 || v->offset % 4 == 0);
+}
+/* Grid of an elementwise kernel over n threads' worth of work: at most a few waves of the device. */
+dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t variant);
+/* Plan of a reduction over m pixels of c channels, with its grid; counter is left NULL. max_chunks bounds the scratch.
+ */
+dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, dass_k_reduce *out);
+
+/* A CUDA runtime status as ours, quoting the call and the runtime's text; clears what is not sticky. */
+dass_status dass__cuda_fail(int code, const char *call, const char *file, int line);
+#define CUDA_TRY(call)                                                \
+    do {                                                              \
+        const int code_ = (int)(call);                                \
+        if (code_ != 0)                                               \
+            return dass__cuda_fail(code_, #call, __FILE__, __LINE__); \
+    } while (0)
+#define CUDA_TRY_TO(call, st, label)                                  \
+    do {                                                              \
+        const int code_ = (int)(call);                                \
+        if (code_ != 0) {                                             \
+            (st) = dass__cuda_fail(code_, #call, __FILE__, __LINE__); \
+            goto label;                                               \
+        }                                                             \
+    } while (0)
+
+extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
+
+/* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. cuda.c asks them in this order. */
+extern const dass__cuda_row dass__cuda_rows_norm[]; /* cuda_norm.c */
+extern const dass__cuda_row dass__cuda_rows_sum[];  /* cuda_sum.c */
+
+#endif

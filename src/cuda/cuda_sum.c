@@ -1,0 +1,153 @@
+/* Rows of weighted sums over kernels/sum.h. The terms of a node go to device memory once, when pointers are known. */
+#include <string.h>
+
+#include "cuda.h"
+#include "dass/mem.h"
+#include "kernels/sum.h"
+
+/* What an elementwise sum walks over: rows and columns. Data without channels is one row of as many channels. */
+typedef struct extent {
+    uint32_t m, c, variant;
+} extent;
+
+static extent extent_of(const dass_graph *g, dass_node n, const dass_value *y)
+{
+    extent e = {.m = 1, .c = (uint32_t)dass_value_count(y)};
+    if (y->layout == DASS_LAYOUT_NHWC) {
+        e.m = dass__cuda_pixels(y);
+        e.c = (uint32_t)y->dim[1];
+    }
+    bool wide = dass__cuda_vec4(y, (int32_t)(e.c % 4));
+    for (uint32_t i = 0; i < g->nodes[n].n_in; i++) {
+        const dass_val v = dass_node_in(g, n)[i];
+        if (v && dass_value_count(&g->vals[v]) == dass_value_count(y))
+            wide = wide && dass__cuda_vec4(&g->vals[v], (int32_t)(e.c % 4));
+    }
+    e.variant = wide ? DASS_K_V4 : DASS_K_V1;
+    return e;
+}
+
+/* Chunks of pixels, at most DASS_K_SUM_LANES lanes: enough blocks for two waves, at least 4 pixels to a thread. */
+static dass_k_grid sum_grid(const dass_cuda *c, extent e, dass_k_reduce *r)
+{
+    const uint32_t v = e.variant == DASS_K_V4 ? 4 : 1;
+    const uint32_t lanes = (e.c + v - 1) / v;
+    uint32_t tx = 1;
+    while (tx < lanes && tx < DASS_K_SUM_LANES)
+        tx *= 2;
+    const uint32_t groups = (lanes + tx - 1) / tx;
+    const uint32_t rows = 256 / tx;
+    uint32_t n_chunks = (e.m + 4 * rows - 1) / (4 * rows);
+    const uint32_t most = ((uint32_t)c->n_sm * 8 + groups - 1) / groups;
+    n_chunks = n_chunks > most ? most : n_chunks;
+    const uint32_t chunk = (e.m + n_chunks - 1) / n_chunks;
+    *r = (dass_k_reduce){.m = e.m, .c = e.c, .tx = tx, .chunk = chunk};
+    return (dass_k_grid){(e.m + chunk - 1) / chunk, groups, e.variant};
+}
+
+static uint32_t n_terms_of(const dass_graph *g, dass_node n)
+{
+    return (uint32_t)g->nodes[n].attr.sum.n_terms;
+}
+
+/* ---- wsum: p, (x, mean, rstd, gamma, beta) per term -> y -------------------------------------------------------- */
+
+static dass_status prepare_wsum(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+{
+    dass_k_reduce r;
+    const dass_k_grid grid = sum_grid(c, extent_of(g, n, dass__cuda_out(g, n, 0)), &r);
+    const uint32_t n_terms = n_terms_of(g, n);
+    for (uint32_t at = 0; at < n_terms; at += DASS_K_TERMS) {
+        void *p = NULL;
+        DASS_TRY(dass__cuda_add(mem, k, dass_k_wsum_run, "wsum", grid, sizeof(dass_k_wsum), &p));
+        dass_k_wsum *a = p;
+        a->r = r;
+        a->n_terms = n_terms - at < DASS_K_TERMS ? n_terms - at : DASS_K_TERMS;
+        a->add = at > 0;
+    }
+    dass__cuda_impl_of(k)->own = dass_arena_alloc(mem, n_terms * sizeof(dass_k_wsum_term));
+    return dass__cuda_impl_of(k)->own != NULL ? DASS_OK : DASS_NOMEM;
+}
+
+static dass_status bind_wsum(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
+                             void *ws)
+{
+    (void)ws;
+    const uint32_t n_terms = n_terms_of(g, n);
+    dass_k_wsum_term *t = impl->own;
+    for (uint32_t i = 0; i < n_terms; i++) {
+        void *const *x = args + 1 + 5 * i;
+        t[i] = (dass_k_wsum_term){.in = {x[0], x[1], x[2], x[3], x[4]}, .index = g->nodes[n].attr.sum.index[i]};
+    }
+    const void *table = NULL;
+    DASS_TRY(dass__cuda_table(c, impl, t, n_terms * sizeof *t, &table));
+    for (uint32_t s = 0; s < impl->n_stages; s++) {
+        dass_k_wsum *a = dass__cuda_args(impl, s);
+        a->terms = (const dass_k_wsum_term *)table + (size_t)s * DASS_K_TERMS;
+        a->p = args[0];
+        a->dst = args[g->nodes[n].n_in];
+    }
+    return DASS_OK;
+}
+
+/* ---- gsum: p, (d, x, coef) per term -> y ------------------------------------------------------------------------ */
+
+/* In a sum of several stages, the term whose storage dst takes over must be read by the first: put it there. */
+static uint32_t order_terms(const dass_graph *g, dass_node n, void *const *args, dass_k_gsum_term *t)
+{
+    const uint32_t n_terms = n_terms_of(g, n);
+    void *const dst = args[g->nodes[n].n_in];
+    for (uint32_t i = 0; i < n_terms; i++) {
+        void *const *d = args + 1 + 3 * i;
+        t[i] = (dass_k_gsum_term){.d = d[0], .x = d[1], .coef = d[2], .index = g->nodes[n].attr.sum.index[i]};
+        if (d[0] == dst && i > 0) {
+            const dass_k_gsum_term mine = t[i];
+            t[i] = t[0];
+            t[0] = mine;
+        }
+    }
+    return n_terms;
+}
+
+static dass_status prepare_gsum(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+{
+    dass_k_reduce r;
+    const dass_k_grid grid = sum_grid(c, extent_of(g, n, dass__cuda_out(g, n, 0)), &r);
+    const uint32_t n_terms = n_terms_of(g, n);
+    for (uint32_t at = 0; at < n_terms; at += DASS_K_TERMS) {
+        void *p = NULL;
+        DASS_TRY(dass__cuda_add(mem, k, dass_k_gsum_run, "gsum", grid, sizeof(dass_k_gsum), &p));
+        dass_k_gsum *a = p;
+        a->r = r;
+        a->n_terms = n_terms - at < DASS_K_TERMS ? n_terms - at : DASS_K_TERMS;
+        a->add = at > 0;
+    }
+    dass__cuda_impl_of(k)->own = dass_arena_alloc(mem, n_terms * sizeof(dass_k_gsum_term));
+    return dass__cuda_impl_of(k)->own != NULL ? DASS_OK : DASS_NOMEM;
+}
+
+static dass_status bind_gsum(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
+                             void *ws)
+{
+    (void)ws;
+    const uint32_t n_terms = order_terms(g, n, args, impl->own);
+    const void *table = NULL;
+    DASS_TRY(dass__cuda_table(c, impl, impl->own, n_terms * sizeof(dass_k_gsum_term), &table));
+    for (uint32_t s = 0; s < impl->n_stages; s++) {
+        dass_k_gsum *a = dass__cuda_args(impl, s);
+        a->terms = (const dass_k_gsum_term *)table + (size_t)s * DASS_K_TERMS;
+        a->p = args[0];
+        a->dst = args[g->nodes[n].n_in];
+    }
+    return DASS_OK;
+}
+
+#define ROW(OP, fn)                                                                 \
+    {                                                                               \
+        .op = DASS_OP_##OP, .name = #fn, .prepare = prepare_##fn, .bind = bind_##fn \
+    }
+const dass__cuda_row dass__cuda_rows_sum[] = {
+    ROW(WSUM, wsum),
+    ROW(GSUM, gsum),
+    {.op = DASS_OP_NONE},
+};

@@ -1,0 +1,66 @@
+/* The one exported function of libdass_cuda.so, and what `dass info` asks of it. */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cuda.h"
+#include "dass/plugin.h"
+
+static int probe(char *why, size_t n_why)
+{
+    int n = 0;
+    int driver = 0;
+    const cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaSuccess && n > 0)
+        return n;
+    (void)cudaGetLastError();
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        (void)snprintf(why, n_why, "the CUDA libraries are here, but no NVIDIA driver (libcuda.so.1) answers");
+    else if (e != cudaSuccess)
+        (void)snprintf(why, n_why, "the driver (CUDA %d.%d) answers: %s", driver / 1000, driver % 1000 / 10,
+                       cudaGetErrorString(e));
+    else
+        (void)snprintf(why, n_why, "the driver (CUDA %d.%d) finds no GPU", driver / 1000, driver % 1000 / 10);
+    return 0;
+}
+
+static void add(char *text, size_t n_text, const char *line)
+{
+    const size_t at = strlen(text);
+    (void)snprintf(text + at, n_text - at, "%s%s", at > 0 ? "\n" : "", line);
+}
+
+static void describe(char *text, size_t n_text)
+{
+    char line[256];
+    int runtime = 0;
+    int n = 0;
+    text[0] = '\0';
+    (void)cudaRuntimeGetVersion(&runtime);
+    (void)snprintf(line, sizeof line, "CUDA runtime %d.%d", runtime / 1000, runtime % 1000 / 10);
+    add(text, n_text, line);
+    if (cudaGetDeviceCount(&n) != cudaSuccess)
+        (void)cudaGetLastError();
+    for (int i = 0; i < n; i++) {
+        struct cudaDeviceProp p;
+        if (cudaGetDeviceProperties(&p, i) != cudaSuccess)
+            continue;
+        (void)snprintf(line, sizeof line, "cuda:%d %.100s, sm_%d%d, %d multiprocessors, %.1f GiB", i, p.name, p.major,
+                       p.minor, p.multiProcessorCount, (double)p.totalGlobalMem / (1024.0 * 1024.0 * 1024.0));
+        add(text, n_text, line);
+    }
+}
+
+static const dass_plugin plugin = {
+    DASS_PLUGIN_HEAD,
+    .backend = &dass_backend_cuda,
+    .probe = probe,
+    .describe = describe,
+};
+
+__attribute__((visibility("default"))) const dass_plugin *dass_plugin_v1(void);
+
+const dass_plugin *dass_plugin_v1(void)
+{
+    return &plugin;
+}

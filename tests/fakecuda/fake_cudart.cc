@@ -1,0 +1,319 @@
+/* A double of the CUDA runtime: one device whose memory is host memory. Device memory starts as NaN. Work enqueued on a
+ * stream does not run before somebody waits for the stream, as late as a real device might, so a missing wait is a
+ * wrong number; a captured stream records, and a launched graph enqueues what was recorded. Faults (memory of the wrong
+ * kind or size, use after free, leaks, capture misused) are said on stderr and fail the process.
+ *
+ * Only what src/cuda uses is here; an unknown call does not link.
+ */
+#include <cuda_runtime_api.h>
+
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fake.h"
+
+namespace {
+struct task {
+    std::string what;
+    std::function<void()> work;
+};
+struct stream_state {
+    std::deque<task> queue;
+    std::vector<task> *capture = nullptr;
+};
+struct graph_state {
+    std::vector<task> tasks;
+};
+
+std::map<uintptr_t, size_t> device_memory; /* begin -> bytes */
+std::map<void *, std::unique_ptr<stream_state>> streams;
+unsigned long n_launches, n_faults;
+cudaError_t last_error = cudaSuccess;
+constexpr size_t device_bytes = size_t{1} << 32;
+size_t device_used;
+
+cudaError_t fail(cudaError_t e)
+{
+    last_error = e;
+    return e;
+}
+
+stream_state *find(cudaStream_t s)
+{
+    const auto it = streams.find(s);
+    if (it == streams.end()) {
+        fake_fault("a stream that does not exist, or was destroyed");
+        return nullptr;
+    }
+    return it->second.get();
+}
+
+void drain(stream_state *s)
+{
+    while (!s->queue.empty()) {
+        task t = std::move(s->queue.front());
+        s->queue.pop_front();
+        t.work();
+    }
+}
+
+struct at_exit {
+    ~at_exit()
+    {
+        for (const auto &m : device_memory)
+            fake_fault("%zu bytes of device memory were never freed", m.second);
+        if (!streams.empty())
+            fake_fault("%zu streams were never destroyed", streams.size());
+        if (n_faults > 0) {
+            std::fprintf(stderr, "fakecuda: %lu faults\n", n_faults);
+            std::fflush(nullptr);
+            std::_Exit(70);
+        }
+    }
+} check_at_exit;
+} // namespace
+
+void fake_fault(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    std::fputs("fakecuda: ", stderr);
+    std::vfprintf(stderr, fmt, ap);
+    std::fputc('\n', stderr);
+    va_end(ap);
+    n_faults++;
+}
+
+int fake_cuda_inside(const void *p, size_t bytes)
+{
+    const uintptr_t at = reinterpret_cast<uintptr_t>(p);
+    auto it = device_memory.upper_bound(at);
+    if (it == device_memory.begin())
+        return 0;
+    --it;
+    return at >= it->first && at + bytes <= it->first + it->second;
+}
+
+void fake_enqueue(void *stream, const char *what, std::function<void()> work)
+{
+    stream_state *s = find(static_cast<cudaStream_t>(stream));
+    if (s == nullptr)
+        return;
+    n_launches++;
+    if (s->capture != nullptr)
+        s->capture->push_back({what, std::move(work)});
+    else
+        s->queue.push_back({what, std::move(work)});
+}
+
+void fake_enqueue_c(void *stream, const char *what, void (*fn)(void *), const void *data, size_t bytes)
+{
+    const unsigned char *from = static_cast<const unsigned char *>(data);
+    auto copy = std::make_shared<std::vector<unsigned char>>(from, from + bytes);
+    fake_enqueue(stream, what, [fn, copy] { fn(copy->data()); });
+}
+
+/* ---- the runtime ------------------------------------------------------------------------------------------------- */
+
+extern "C" {
+
+cudaError_t cudaGetLastError(void)
+{
+    const cudaError_t e = last_error;
+    last_error = cudaSuccess;
+    return e;
+}
+const char *cudaGetErrorString(cudaError_t e)
+{
+    return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "fake error";
+}
+const char *cudaGetErrorName(cudaError_t e)
+{
+    return e == cudaSuccess                 ? "cudaSuccess"
+           : e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
+                                            : "cudaErrorFake";
+}
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = 1;
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int i)
+{
+    return i == 0 ? cudaSuccess : fail(cudaErrorInvalidDevice);
+}
+cudaError_t cudaDriverGetVersion(int *v)
+{
+    *v = 13000;
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *v)
+{
+    *v = 13000;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int i)
+{
+    if (i != 0)
+        return fail(cudaErrorInvalidDevice);
+    std::memset(p, 0, sizeof *p);
+    std::snprintf(p->name, sizeof p->name, "simulated device");
+    p->major = 9;
+    p->minor = 0;
+    p->multiProcessorCount = 4; /* small, so that grids are cut and loops go round */
+    p->totalGlobalMem = device_bytes;
+    return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    *total = device_bytes;
+    *free_bytes = device_bytes - device_used;
+    return cudaSuccess;
+}
+cudaError_t cudaMalloc(void **p, size_t n)
+{
+    *p = nullptr;
+    if (n == 0)
+        return cudaSuccess;
+    if (n > device_bytes - device_used)
+        return fail(cudaErrorMemoryAllocation);
+    void *q = nullptr;
+    if (posix_memalign(&q, 256, n) != 0)
+        return fail(cudaErrorMemoryAllocation);
+    std::memset(q, 0xff, n);
+    device_memory[reinterpret_cast<uintptr_t>(q)] = n;
+    device_used += n;
+    *p = q;
+    return cudaSuccess;
+}
+cudaError_t cudaFree(void *p)
+{
+    if (p == nullptr)
+        return cudaSuccess;
+    const auto it = device_memory.find(reinterpret_cast<uintptr_t>(p));
+    if (it == device_memory.end()) {
+        fake_fault("cudaFree of what cudaMalloc did not give, or gave and took back");
+        return fail(cudaErrorInvalidValue);
+    }
+    for (auto &s : streams) { /* memory that enqueued work may still use */
+        if (!s.second->queue.empty()) {
+            fake_fault("cudaFree while work is enqueued: first '%s'", s.second->queue.front().what.c_str());
+            drain(s.second.get());
+        }
+    }
+    device_used -= it->second;
+    device_memory.erase(it);
+    std::free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    const bool to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    const bool from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    if (to != (fake_cuda_inside(dst, n) != 0) || from != (fake_cuda_inside(src, n) != 0)) {
+        fake_fault("copy of %zu bytes: destination or source is memory of the other kind, or too small", n);
+        return fail(cudaErrorInvalidValue);
+    }
+    if (kind == cudaMemcpyHostToDevice) { /* pageable memory: the source is taken before the call returns */
+        const unsigned char *bytes = static_cast<const unsigned char *>(src);
+        auto copy = std::make_shared<std::vector<unsigned char>>(bytes, bytes + n);
+        fake_enqueue(stream, "copy", [=] { std::memcpy(dst, copy->data(), n); });
+    } else {
+        fake_enqueue(stream, "copy", [=] { std::memcpy(dst, src, n); });
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream)
+{
+    if (!fake_cuda_inside(p, n)) {
+        fake_fault("memset of %zu bytes outside device memory", n);
+        return fail(cudaErrorInvalidValue);
+    }
+    fake_enqueue(stream, "memset", [=] { std::memset(p, value, n); });
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
+{
+    std::unique_ptr<stream_state> s(new stream_state);
+    *out = reinterpret_cast<cudaStream_t>(s.get());
+    streams[*out] = std::move(s);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    stream_state *s = find(stream);
+    if (s == nullptr)
+        return fail(cudaErrorInvalidResourceHandle);
+    drain(s);
+    streams.erase(stream);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    stream_state *s = find(stream);
+    if (s == nullptr)
+        return fail(cudaErrorInvalidResourceHandle);
+    if (s->capture != nullptr) {
+        fake_fault("waiting for a stream that is being captured");
+        return fail(cudaErrorStreamCaptureUnsupported);
+    }
+    drain(s);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
+{
+    stream_state *s = find(stream);
+    if (s == nullptr || s->capture != nullptr)
+        return fail(cudaErrorIllegalState);
+    s->capture = new std::vector<task>;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
+{
+    stream_state *s = find(stream);
+    *out = nullptr;
+    if (s == nullptr || s->capture == nullptr)
+        return fail(cudaErrorIllegalState);
+    *out = reinterpret_cast<cudaGraph_t>(new graph_state{std::move(*s->capture)});
+    delete s->capture;
+    s->capture = nullptr;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
+{
+    if (nodes != nullptr)
+        return fail(cudaErrorNotSupported);
+    *n = reinterpret_cast<graph_state *>(graph)->tasks.size();
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
+{
+    *out = reinterpret_cast<cudaGraphExec_t>(new graph_state(*reinterpret_cast<graph_state *>(graph)));
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
+{
+    for (const task &t : reinterpret_cast<graph_state *>(graph)->tasks)
+        fake_enqueue(stream, t.what.c_str(), t.work);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete reinterpret_cast<graph_state *>(graph);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
+{
+    delete reinterpret_cast<graph_state *>(graph);
+    return cudaSuccess;
+}
+
+} // extern "C"
