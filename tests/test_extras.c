@@ -71,7 +71,7 @@ static void write_batch(const rig *r)
         labels[i] = i % CLASSES;
         samples[i] = 1000 + 7 * i;
     }
-    check_ok(dass_steps_feed(r->s, images, PIXELS, labels, samples, BATCH));
+    check_ok(dass_steps_feed(r->s, DASS_INPUTS_MAIN, images, PIXELS, labels, samples, BATCH));
 }
 
 /* The first phase has the head, when any has. Learning rates are 0 unless the test sets them. */

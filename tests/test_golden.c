@@ -251,7 +251,7 @@ static void feed(const golden *r, const char *role, int32_t step)
         labels[i] = (int32_t)((draw(stream, i) >> 33) % (uint64_t)r->arch.classes);
         samples[i] = i;
     }
-    check_ok(dass_steps_feed(r->rig.s, images, bytes, labels, samples, rows));
+    check_ok(dass_steps_feed(r->rig.s, DASS_INPUTS_MAIN, images, bytes, labels, samples, rows));
 }
 
 /* ---- comparing ------------------------------------------------------------------------------ */

@@ -95,7 +95,7 @@ static void random_graphs_are_placed(void **state)
         dass_graph *g = random_graph(seed, 20 + (int)(seed * 3));
         for (int mode = 0; mode < 4; mode++) {
             dass_plan *p = NULL;
-            assert_int_equal(dass_plan_make(g, NULL, mode & 1, mode & 2, &p), DASS_OK);
+            assert_int_equal(dass_plan_make(g, NULL, NULL, mode & 1, mode & 2, &p), DASS_OK);
             assert_true(p->peak_bytes >= p->bound_bytes);
             assert_true((double)p->peak_bytes <= 1.25 * (double)p->bound_bytes);
             assert_true(p->sum_bytes >= p->peak_bytes);
@@ -119,8 +119,8 @@ static void in_place_saves_memory(void **state)
     assert_int_equal(dass_graph_finish(g), DASS_OK);
     dass_plan *with = NULL;
     dass_plan *without = NULL;
-    assert_int_equal(dass_plan_make(g, NULL, false, true, &with), DASS_OK);
-    assert_int_equal(dass_plan_make(g, NULL, false, false, &without), DASS_OK);
+    assert_int_equal(dass_plan_make(g, NULL, NULL, false, true, &with), DASS_OK);
+    assert_int_equal(dass_plan_make(g, NULL, NULL, false, false, &without), DASS_OK);
     assert_int_equal(with->peak_bytes, 64 * 64 * 4);
     assert_int_equal(without->peak_bytes, 2 * 64 * 64 * 4);
     dass_plan_free(with);
@@ -137,7 +137,7 @@ static void scratch_is_planned(void **state)
     for (dass_node n = 1; n < g->n_nodes; n++)
         ws[n] = 1000 * (n % 7);
     dass_plan *p = NULL;
-    assert_int_equal(dass_plan_make(g, ws, true, true, &p), DASS_OK);
+    assert_int_equal(dass_plan_make(g, ws, NULL, true, true, &p), DASS_OK);
     for (dass_node n = 1; n < g->n_nodes; n++)
         assert_true((ws[n] == 0) == (p->ws_offset[n] == DASS_PLAN_NOWHERE));
     assert_true(p->peak_bytes >= p->bound_bytes);
@@ -151,7 +151,7 @@ static void planted_faults_are_rejected(void **state)
     (void)state;
     dass_graph *g = random_graph(11, 80);
     dass_plan *p = NULL;
-    assert_int_equal(dass_plan_make(g, NULL, false, true, &p), DASS_OK);
+    assert_int_equal(dass_plan_make(g, NULL, NULL, false, true, &p), DASS_OK);
     assert_int_equal(dass_plan_verify(g, p), DASS_OK);
     int n_found = 0;
     for (dass_val v = 1; v < g->n_vals; v++) {
@@ -189,7 +189,7 @@ static void out_of_memory_is_clean(void **state)
     for (size_t k = 1; k < 100; k++) {
         dass_plan *p = NULL;
         dass_mem_fail_at(k);
-        const dass_status st = dass_plan_make(g, NULL, false, true, &p);
+        const dass_status st = dass_plan_make(g, NULL, NULL, false, true, &p);
         dass_mem_fail_at(0);
         if (st == DASS_OK) {
             dass_plan_free(p);

@@ -66,7 +66,7 @@ static void feed(const rig *r, int which)
         labels[i] = (i + which) % CLASSES;
         samples[i] = i + 100 * which;
     }
-    check_ok(dass_steps_feed(r->s, images, (size_t)r->image_bytes, labels, samples, BATCH));
+    check_ok(dass_steps_feed(r->s, DASS_INPUTS_MAIN, images, (size_t)r->image_bytes, labels, samples, BATCH));
 }
 
 static int64_t n_of(const rig *r, dass_group group)

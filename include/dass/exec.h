@@ -24,6 +24,8 @@ typedef struct dass_exec dass_exec;
 typedef struct dass_exec_options {
     bool guard;       /* 256-byte tails of a pattern, temporaries start as NaN, both checked after each node */
     bool no_in_place; /* every value gets storage of its own */
+    bool no_merge;    /* every node runs alone, in node order */
+    bool no_capture;  /* every run enqueues its kernels one by one */
 } dass_exec_options;
 
 /* g must be finished and outlive the exec. */
@@ -33,6 +35,13 @@ const dass_plan *dass_exec_plan(const dass_exec *e);
 const dass_graph *dass_exec_graph(const dass_exec *e);
 const char *dass_exec_kernel_name(const dass_exec *e, dass_node n);
 
+typedef struct dass_exec_stats {
+    uint32_t n_nodes, n_runs;         /* nodes; times at which something runs, after merging */
+    uint32_t n_launches_alone;        /* launches of a run without merging; 0 where nothing is launched */
+    uint32_t n_launches;              /* with merging; known once bound, n_launches_alone before */
+} dass_exec_stats;
+dass_exec_stats dass_exec_get_stats(const dass_exec *e);
+
 typedef struct dass_program dass_program;
 /* bufs[i]: device pointer of buffer i (bufs[0] ignored), n_bufs entries; copied. Errors: DASS_NOMEM names the bytes of
  * the arena. With the null backend no arena is allocated and run is DASS_UNSUPPORTED. */
@@ -40,8 +49,11 @@ dass_status dass_program_make(dass_backend *be, dass_exec *const *execs, uint32_
                               uint32_t n_bufs, dass_program **out);
 void dass_program_free(dass_program *p); /* not its execs */
 dass_status dass_program_run(dass_program *p);
-/* Run executor i alone. In guard mode errors are DASS_NUMERIC / DASS_INTERNAL naming the node. */
+/* Run executors [first, first + n) in order, and wait for the end. Where the device can, the second such run is recorded
+ * and from then on replayed as one; the numbers are the same. In guard mode errors are DASS_NUMERIC / DASS_INTERNAL naming the node. */
+dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n);
 dass_status dass_program_run_one(dass_program *p, uint32_t i);
+size_t dass_program_recorded(const dass_program *p, uint32_t first, uint32_t n); /* launches of that replay; 0: none */
 size_t dass_program_arena_bytes(const dass_program *p);
 
 /* Seconds of every node of executor i added over one run: sec has n_nodes entries. */

@@ -47,7 +47,12 @@
     X(W_SAVED, REAL, W)        \
     X(AF_SAVED, REAL, AF)      \
     X(ALPHA_GRAD_P, REAL, ALPHA) \
-    X(ALPHA_GRAD_N, REAL, ALPHA)
+    X(ALPHA_GRAD_N, REAL, ALPHA) \
+    X(VAL_IMAGES, U8, 0)       \
+    X(VAL_LABELS, I32, 0)      \
+    X(VAL_SAMPLES, I32, 0)     \
+    X(VAL_LOSS, REAL, 1)       \
+    X(VAL_CORRECT, REAL, 1)
 
 enum {
     DASS_BUF_TEMP,
@@ -99,7 +104,7 @@ int64_t dass_store_count(const dass_store *s, dass_group group);
 /* Elements of a buffer (by the map above). */
 int64_t dass_store_buf_count(const dass_store *s, dass_buf b);
 size_t dass_store_buf_bytes(const dass_store *s, dass_buf b);
-void dass_store_size(dass_store *s, dass_buf input, int64_t count); /* IMAGES, LABELS, SAMPLES: the largest wins */
+void dass_store_size(dass_store *s, dass_buf input, int64_t count); /* an input: the largest wins */
 
 /* Allocate every buffer in `bufs` bit set (bit i = buffer i) on the backend, and freeze the layout. */
 dass_status dass_store_commit(dass_store *s, dass_backend *be, uint64_t bufs);

@@ -18,6 +18,7 @@ typedef struct dass_steps {
     uint32_t n;
     dass_graph *graph[DASS_MAX_STEPS];
     dass_exec *exec[DASS_MAX_STEPS];
+    dass_inputs inputs[DASS_MAX_STEPS];
     dass_program *program;
 } dass_steps;
 
@@ -29,11 +30,15 @@ dass_status dass_steps_wrap(dass_graph *g, dass_backend *be, const dass_exec_opt
 /* Commit every buffer the graphs use, and the groups and inputs, then make the program. */
 dass_status dass_steps_bind(dass_store *s, dass_steps *p);
 /* Copy a batch of `rows` images, labels and sample numbers into the store's inputs; image_bytes: of one image. */
-dass_status dass_steps_feed(dass_store *s, const uint8_t *images, size_t image_bytes, const int32_t *labels,
+dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images, size_t image_bytes, const int32_t *labels,
                             const int32_t *samples, int32_t rows);
 /* Write the step block, run phase i, read loss and correct (each may be NULL). */
 dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_step_block *block, double *loss,
                            double *correct);
+/* The same for all phases in order, as one: loss and correct are those of the last phase with main inputs; val_loss and
+ * val_correct those of the last with validation inputs, untouched when there is none. */
+dass_status dass_steps_run_all(dass_store *s, dass_steps *p, const dass_step_block *block, double *loss,
+                               double *correct, double *val_loss, double *val_correct);
 void dass_steps_close(dass_steps *p); /* all-zero is fine */
 /* Bit set of the buffers that values of g lie in. */
 uint64_t dass_graph_bufs(const dass_graph *g);

@@ -76,7 +76,7 @@ static dass_status answer(latency *l, int32_t batch, double *sec)
 {
     double loss = 0.0;
     const double began = dass_now_sec();
-    DASS_TRY(dass_steps_feed(l->store, l->images, l->image_bytes, l->labels, l->labels, batch));
+    DASS_TRY(dass_steps_feed(l->store, DASS_INPUTS_MAIN, l->images, l->image_bytes, l->labels, l->labels, batch));
     DASS_TRY(dass_steps_run(l->store, &l->steps, 0, &l->block, &loss, NULL));
     *sec = dass_now_sec() - began;
     if (!isfinite(loss))

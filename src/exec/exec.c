@@ -91,6 +91,23 @@ static dass_status select_all(dass_exec *e)
     return DASS_OK;
 }
 
+/* Lifetimes depend on what runs together, so the plan is made with the groups that the kernels asked for. */
+static dass_status make_plan(dass_exec *e)
+{
+    void *p = NULL;
+    uint64_t *group = NULL;
+    if (e->be->ops->merge != NULL && !e->opt.no_merge) {
+        DASS_TRY(dass_mem_alloc(e->g->n_nodes * sizeof *group, "groups", &p));
+        group = p;
+        for (dass_node n = 1; n < e->g->n_nodes; n++)
+            group[n] = e->kernels[n].group;
+    }
+    const dass_status st =
+        dass_plan_make(e->g, e->ws_bytes, group, e->opt.guard, !e->opt.no_in_place, &e->plan);
+    dass_mem_free(group);
+    return st;
+}
+
 dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exec_options *opt, dass_exec **out)
 {
     *out = NULL;
@@ -112,7 +129,9 @@ dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exe
     DASS_TRY_TO(dass_mem_alloc(g->n_nodes * sizeof *e->ws_bytes, "kernels", &p), st, out);
     e->ws_bytes = p;
     DASS_TRY_TO(select_all(e), st, out);
-    DASS_TRY_TO(dass_plan_make(g, e->ws_bytes, e->opt.guard, !e->opt.no_in_place, &e->plan), st, out);
+    DASS_TRY_TO(dass_mem_alloc(g->n_nodes * sizeof *e->runs, "kernels", &p), st, out);
+    e->runs = p;
+    DASS_TRY_TO(make_plan(e), st, out);
 out:
     if (st != DASS_OK) {
         dass_exec_free(e);
@@ -130,6 +149,7 @@ void dass_exec_free(dass_exec *e)
         if (e->be->ops->drop)
             e->be->ops->drop(e->be, &e->kernels[n]);
     dass_plan_free(e->plan);
+    dass_mem_free(e->runs);
     dass_mem_free(e->kernels);
     dass_mem_free(e->ws_bytes);
     dass_arena_free(e->mem);
@@ -144,6 +164,17 @@ const dass_plan *dass_exec_plan(const dass_exec *e)
 const dass_graph *dass_exec_graph(const dass_exec *e)
 {
     return e->g;
+}
+
+dass_exec_stats dass_exec_get_stats(const dass_exec *e)
+{
+    dass_exec_stats s = {.n_nodes = e->g->n_nodes - 1, .n_runs = e->plan->order->n_times};
+    for (dass_node n = 1; n < e->g->n_nodes; n++)
+        s.n_launches_alone += e->kernels[n].n_launches;
+    for (uint32_t i = 0; i < e->n_runs; i++)
+        s.n_launches += e->runs[i].kernel.n_launches;
+    s.n_launches = e->n_runs > 0 ? s.n_launches : s.n_launches_alone;
+    return s;
 }
 
 const char *dass_exec_kernel_name(const dass_exec *e, dass_node n)
@@ -161,6 +192,26 @@ void *dass__exec_pointer(const dass_exec *e, dass_val v, unsigned char *arena, v
     /* bits at an offset are addressed by whole words */
     const size_t skip = x->dtype == DASS_BITS ? (size_t)x->offset / 8 : (size_t)x->offset * dass_dtype_bytes(x->dtype);
     return (unsigned char *)bufs[x->buf] + skip;
+}
+
+/* Merge what runs at one time. A group of many kernels may hold several sorts only if two groups hash alike, which the
+ * order keeps apart: one time is one group. */
+static dass_status make_runs(dass_exec *e)
+{
+    const dass_order *o = e->plan->order;
+    const uint32_t n = e->g->n_nodes - 1;
+    e->n_runs = 0;
+    for (uint32_t i = 0, end = 0; i < n; i = end) {
+        const dass_kernel *k[DASS__MAX_MERGED];
+        const uint32_t now = o->time[o->seq[i]];
+        for (end = i; end < n && end - i < DASS__MAX_MERGED && o->time[o->seq[end]] == now; end++)
+            k[end - i] = &e->kernels[o->seq[end]];
+        dass__run *r = &e->runs[e->n_runs++];
+        *r = (dass__run){.node = o->seq[i], .n_nodes = end - i, .kernel = e->kernels[o->seq[i]]};
+        if (end - i > 1)
+            DASS_TRY(e->be->ops->merge(e->be, e->mem, k, end - i, &r->kernel));
+    }
+    return DASS_OK;
 }
 
 dass_status dass__exec_bind(dass_exec *e, unsigned char *arena, void *const *bufs, uint32_t n_bufs)
@@ -181,14 +232,14 @@ dass_status dass__exec_bind(dass_exec *e, unsigned char *arena, void *const *buf
         void *ws = e->ws_bytes[n] ? arena + e->plan->ws_offset[n] : NULL;
         DASS_TRY(e->be->ops->bind(e->be, e->g, n, &e->kernels[n], args, ws));
     }
-    return DASS_OK;
+    return make_runs(e);
 }
 
 dass_status dass__exec_run(dass_exec *e)
 {
-    const dass_kernel *k = e->kernels;
-    for (dass_node n = 1; n < e->g->n_nodes; n++) {
-        const dass_status st = k[n].run(e->be, k[n].impl);
+    for (uint32_t i = 0; i < e->n_runs; i++) {
+        const dass_kernel *k = &e->runs[i].kernel;
+        const dass_status st = k->run(e->be, k->impl);
         if (st != DASS_OK)
             return st;
     }
@@ -198,11 +249,12 @@ dass_status dass__exec_run(dass_exec *e)
 dass_status dass__exec_profile(dass_exec *e, double *sec)
 {
     double before = dass_now_sec();
-    for (dass_node n = 1; n < e->g->n_nodes; n++) {
-        DASS_TRY(e->kernels[n].run(e->be, e->kernels[n].impl));
+    for (uint32_t i = 0; i < e->n_runs; i++) {
+        const dass__run *r = &e->runs[i];
+        DASS_TRY(r->kernel.run(e->be, r->kernel.impl));
         DASS_TRY(e->be->ops->sync(e->be));
         const double after = dass_now_sec();
-        sec[n] += after - before;
+        sec[r->node] += after - before;
         before = after;
     }
     return DASS_OK;

@@ -5,6 +5,15 @@
 #include "dass/exec.h"
 #include "dass/plugin.h"
 
+#define DASS__MAX_MERGED 256 /* nodes in one run; more of one time make several runs */
+
+/* The nodes of one time that one kernel runs: one node, or several merged. */
+typedef struct dass__run {
+    dass_kernel kernel;
+    dass_node node; /* the first of them */
+    uint32_t n_nodes;
+} dass__run;
+
 struct dass_exec {
     dass_backend *be;
     const dass_graph *g;
@@ -14,6 +23,8 @@ struct dass_exec {
     size_t *ws_bytes;     /* per node */
     uint32_t n_selected;  /* kernels[1 .. n_selected) are to be dropped */
     dass_plan *plan;
+    dass__run *runs; /* in order; made when bound */
+    uint32_t n_runs;
 };
 
 extern const dass_backend_ops dass__backend_null;

@@ -84,7 +84,8 @@ static dass_status check_finite(dass_exec *e, dass_node n, dass_val v, const voi
 
 dass_status dass__exec_run_guarded(dass_exec *e, unsigned char *arena, void *const *bufs)
 {
-    for (dass_node n = 1; n < e->g->n_nodes; n++) {
+    for (uint32_t k = 0; k + 1 < e->g->n_nodes; k++) {
+        const dass_node n = e->plan->order->seq[k];
         DASS_TRY(poison(e, n, arena));
         DASS_TRY(e->kernels[n].run(e->be, e->kernels[n].impl));
         DASS_TRY(e->be->ops->sync(e->be));

@@ -3,6 +3,15 @@
 
 #include <string.h>
 
+#define MAX_RECORDINGS 16
+
+/* Executors that were run one after another, to be replayed as one from the second time on. */
+typedef struct recording {
+    uint32_t first, n;
+    bool warm;
+    dass_replay *replay;
+} recording;
+
 struct dass_program {
     dass_backend *be;
     dass_exec **execs;
@@ -10,6 +19,8 @@ struct dass_program {
     void **bufs;
     void *arena;
     size_t arena_bytes;
+    recording recording[MAX_RECORDINGS];
+    uint32_t n_recordings;
 };
 
 dass_status dass_program_make(dass_backend *be, dass_exec *const *execs, uint32_t n_execs, void *const *bufs,
@@ -54,6 +65,9 @@ void dass_program_free(dass_program *p)
 {
     if (!p)
         return;
+    for (uint32_t i = 0; i < p->n_recordings; i++)
+        if (p->recording[i].replay != NULL)
+            p->be->ops->replay_free(p->be, p->recording[i].replay);
     if (p->arena)
         p->be->ops->free(p->be, p->arena);
     dass_mem_free(p->execs);
@@ -70,20 +84,86 @@ static dass_status runnable(const dass_program *p, uint32_t i)
     return DASS_OK;
 }
 
+static dass_status run_plainly(dass_program *p, uint32_t first, uint32_t n)
+{
+    for (uint32_t i = first; i < first + n; i++) {
+        if (p->execs[i]->opt.guard)
+            DASS_TRY(dass__exec_run_guarded(p->execs[i], p->arena, p->bufs));
+        else
+            DASS_TRY(dass__exec_run(p->execs[i]));
+    }
+    return DASS_OK;
+}
+
+/* Recording wants a run before it: libraries load their kernels at first use, which must not happen in a recording. */
+static dass_status record(dass_program *p, recording *r)
+{
+    const dass_backend_ops *ops = p->be->ops;
+    dass_replay *replay = NULL;
+    DASS_TRY(ops->capture_begin(p->be));
+    const dass_status ran = run_plainly(p, r->first, r->n);
+    const dass_status ended = ops->capture_end(p->be, &replay);
+    if (ran == DASS_OK && ended == DASS_OK) {
+        r->replay = replay;
+        return DASS_OK;
+    }
+    ops->replay_free(p->be, replay);
+    return ran != DASS_OK ? ran : ended;
+}
+
+static bool may_record(const dass_program *p, uint32_t first, uint32_t n)
+{
+    bool may = p->be->ops->capture_begin != NULL;
+    for (uint32_t i = first; i < first + n; i++)
+        may = may && !p->execs[i]->opt.guard && !p->execs[i]->opt.no_capture;
+    return may;
+}
+
+/* The recording of these executors; NULL when there is no room for another. */
+static recording *find_recording(dass_program *p, uint32_t first, uint32_t n)
+{
+    for (uint32_t i = 0; i < p->n_recordings; i++)
+        if (p->recording[i].first == first && p->recording[i].n == n)
+            return &p->recording[i];
+    if (p->n_recordings == MAX_RECORDINGS)
+        return NULL;
+    p->recording[p->n_recordings] = (recording){.first = first, .n = n};
+    return &p->recording[p->n_recordings++];
+}
+
+dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n)
+{
+    for (uint32_t i = first; i < first + n; i++)
+        DASS_TRY(runnable(p, i));
+    recording *r = may_record(p, first, n) ? find_recording(p, first, n) : NULL;
+    if (r != NULL && r->warm && r->replay == NULL)
+        DASS_TRY(record(p, r));
+    if (r != NULL && r->replay != NULL) {
+        DASS_TRY(p->be->ops->replay(p->be, r->replay));
+    } else {
+        DASS_TRY(run_plainly(p, first, n));
+        if (r != NULL)
+            r->warm = true;
+    }
+    return p->be->ops->sync(p->be);
+}
+
+size_t dass_program_recorded(const dass_program *p, uint32_t first, uint32_t n)
+{
+    for (uint32_t i = 0; i < p->n_recordings; i++)
+        if (p->recording[i].first == first && p->recording[i].n == n && p->recording[i].replay != NULL)
+            return p->be->ops->replay_nodes(p->recording[i].replay);
+    return 0;
+}
+
 dass_status dass_program_run_one(dass_program *p, uint32_t i)
 {
-    DASS_TRY(runnable(p, i));
-    if (p->execs[i]->opt.guard)
-        return dass__exec_run_guarded(p->execs[i], p->arena, p->bufs);
-    DASS_TRY(dass__exec_run(p->execs[i]));
-    return p->be->ops->sync(p->be);
+    return dass_program_run_some(p, i, 1);
 }
 
 dass_status dass_program_run(dass_program *p)
 {
-    for (uint32_t i = 0; i < p->n_execs; i++)
-        DASS_TRY(dass_program_run_one(p, i));
-    return DASS_OK;
+    return dass_program_run_some(p, 0, p->n_execs);
 }
 
 dass_status dass_program_profile(dass_program *p, uint32_t i, double *sec)

@@ -1,6 +1,6 @@
 /* Lifetimes, in-place takeover, greedy-by-size placement, and a verifier that knows nothing of how the plan was made.
  *
- * Every TEMP value that owns storage, and every node's scratch, is an interval [first, last] in node numbers. A node
+ * Every TEMP value that owns storage, and every node's scratch, is an interval [first, last] of times (order.c). A node
  * whose op may run in place lets its first output join the interval of an input that dies there. Placement sorts
  * intervals by size, largest first, and gives each the lowest gap among those already placed that are alive with it;
  * for the lifetimes of training graphs this meets the lower bound to a fraction of a percent (XNNPACK and TFLite place
@@ -12,7 +12,7 @@
 #include <string.h>
 
 typedef struct interval {
-    uint32_t first, last; /* nodes */
+    uint32_t first, last; /* times */
     size_t bytes;         /* rounded up, guard included */
     size_t offset;
     uint32_t id; /* value, or n_vals + node for scratch */
@@ -24,7 +24,8 @@ typedef struct planning {
     interval *iv;
     uint32_t n_iv;
     uint32_t *of_val; /* value -> interval + 1 */
-    uint32_t *last;   /* value -> last node that touches it */
+    uint32_t *last;   /* value -> last time that touches it */
+    uint32_t *n_last; /* value -> how many nodes touch it at that time */
 } planning;
 
 static dass_status rounded(const planning *pl, size_t bytes, size_t *out)
@@ -49,7 +50,7 @@ static bool may_take(const planning *pl, dass_node n, uint32_t i)
     if (!is_temp(g, v) || !is_temp(g, o) || !pl->of_val[v] ||
         dass_value_bytes(&g->vals[v]) != dass_value_bytes(&g->vals[o]))
         return false;
-    if (pl->iv[pl->of_val[v] - 1].last != n)
+    if (pl->iv[pl->of_val[v] - 1].last != pl->p->order->time[n] || pl->n_last[v] != 1)
         return false;
     for (uint32_t j = 0; j < g->nodes[n].n_in; j++)
         if (j != i && is_temp(g, dass_node_in(g, n)[j]) && pl->of_val[dass_node_in(g, n)[j]] == pl->of_val[v])
@@ -81,13 +82,31 @@ static dass_status add_interval(planning *pl, uint32_t id, uint32_t first, uint3
     return rounded(pl, bytes, &iv->bytes);
 }
 
+static void find_last(planning *pl)
+{
+    const dass_graph *g = pl->g;
+    for (uint32_t k = 0; k + 1 < g->n_nodes; k++) {
+        const dass_node n = pl->p->order->seq[k];
+        const dass_val *args = g->args + g->nodes[n].args;
+        const uint32_t n_args = g->nodes[n].n_in + g->nodes[n].n_out;
+        for (uint32_t i = 0; i < n_args; i++) {
+            bool again = false; /* a node that names a value twice counts once */
+            for (uint32_t j = 0; j < i && !again; j++)
+                again = args[j] == args[i];
+            const uint32_t now = pl->p->order->time[n];
+            pl->n_last[args[i]] = pl->last[args[i]] == now ? pl->n_last[args[i]] + !again : 1;
+            pl->last[args[i]] = now;
+        }
+    }
+}
+
 static dass_status collect(planning *pl, bool in_place)
 {
     const dass_graph *g = pl->g;
-    for (dass_node n = 1; n < g->n_nodes; n++)
-        for (uint32_t i = 0; i < g->nodes[n].n_in + g->nodes[n].n_out; i++)
-            pl->last[g->args[g->nodes[n].args + i]] = n;
-    for (dass_node n = 1; n < g->n_nodes; n++) {
+    find_last(pl);
+    for (uint32_t k = 0; k + 1 < g->n_nodes; k++) {
+        const dass_node n = pl->p->order->seq[k];
+        const uint32_t now = pl->p->order->time[n];
         const int take = in_place ? find_takeover(pl, n) : -1;
         for (uint32_t i = 0; i < g->nodes[n].n_out; i++) {
             const dass_val v = dass_node_out(g, n)[i];
@@ -100,12 +119,12 @@ static dass_status collect(planning *pl, bool in_place)
                 pl->iv[pl->of_val[v] - 1].last = pl->last[v];
                 continue;
             }
-            DASS_TRY(add_interval(pl, v, n, pl->last[v], dass_value_bytes(&g->vals[v])));
+            DASS_TRY(add_interval(pl, v, now, pl->last[v], dass_value_bytes(&g->vals[v])));
             pl->of_val[v] = pl->n_iv;
             pl->p->val_owner[v] = v;
         }
         if (pl->p->ws_bytes[n])
-            DASS_TRY(add_interval(pl, g->n_vals + n, n, n, pl->p->ws_bytes[n]));
+            DASS_TRY(add_interval(pl, g->n_vals + n, now, now, pl->p->ws_bytes[n]));
     }
     return DASS_OK;
 }
@@ -161,7 +180,7 @@ static dass_status place_all(planning *pl)
     return DASS_OK;
 }
 
-/* Largest sum of what is alive at one node; also the sum of everything. */
+/* Largest sum of what is alive at one time; also the sum of everything. */
 static dass_status bound(planning *pl)
 {
     void *mem = NULL;
@@ -211,7 +230,8 @@ static dass_status plan_alloc(const dass_graph *g, dass_plan **out)
     return DASS_OK;
 }
 
-dass_status dass_plan_make(const dass_graph *g, const size_t *ws_bytes, bool guard, bool in_place, dass_plan **out)
+dass_status dass_plan_make(const dass_graph *g, const size_t *ws_bytes, const uint64_t *group, bool guard, bool in_place,
+                           dass_plan **out)
 {
     *out = NULL;
     planning pl = {.g = g};
@@ -227,6 +247,9 @@ dass_status dass_plan_make(const dass_graph *g, const size_t *ws_bytes, bool gua
     pl.of_val = p;
     DASS_TRY_TO(dass_mem_alloc(g->n_vals * sizeof *pl.last, "plan", &p), st, out);
     pl.last = p;
+    DASS_TRY_TO(dass_mem_alloc(g->n_vals * sizeof *pl.n_last, "plan", &p), st, out);
+    pl.n_last = p;
+    DASS_TRY_TO(dass_order_make(g, group, &pl.p->order), st, out);
     DASS_TRY_TO(collect(&pl, in_place), st, out);
     DASS_TRY_TO(bound(&pl), st, out);
     DASS_TRY_TO(place_all(&pl), st, out);
@@ -236,6 +259,7 @@ out:
     dass_mem_free(pl.iv);
     dass_mem_free(pl.of_val);
     dass_mem_free(pl.last);
+    dass_mem_free(pl.n_last);
     if (st != DASS_OK) {
         dass_plan_free(pl.p);
         pl.p = NULL;
@@ -248,6 +272,7 @@ void dass_plan_free(dass_plan *p)
 {
     if (!p)
         return;
+    dass_order_free(p->order);
     dass_mem_free(p->val_offset);
     dass_mem_free(p->val_owner);
     dass_mem_free(p->ws_offset);

@@ -57,13 +57,14 @@ static dass_status build_forward(dass_graph *g, dass_store *s, const dass_arch *
     const int32_t n = phase->batch;
     const int32_t images[4] = {n, arch->in_channels, arch->image, arch->image};
     const int32_t rows[4] = {n, 1, 1, 1};
+    const bool val = phase->inputs == DASS_INPUTS_VALIDATION;
     const dass_val step = step_block(g);
     const dass_val labels =
-        dass_ref_typed(g, "labels", DASS_I32, DASS_BUF_LABELS, 0, DASS_LAYOUT_FLAT, 1, rows);
+        dass_ref_typed(g, "labels", DASS_I32, val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS, 0, DASS_LAYOUT_FLAT, 1, rows);
     const dass_val samples =
-        dass_ref_typed(g, "samples", DASS_I32, DASS_BUF_SAMPLES, 0, DASS_LAYOUT_FLAT, 1, rows);
+        dass_ref_typed(g, "samples", DASS_I32, val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES, 0, DASS_LAYOUT_FLAT, 1, rows);
     const dass_val raw =
-        dass_ref_typed(g, "images", DASS_U8, DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, images);
+        dass_ref_typed(g, "images", DASS_U8, val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, images);
     dass_graph_scope(g, "input");
     const dass_val x =
         dass_augment(g, raw, samples, step, phase->mean, phase->std, eval ? 0 : phase->pad,
@@ -245,12 +246,13 @@ static dass_status check_phase(const dass_arch *arch, const dass_phase *phase)
     return unrolled ? dass__unrolled_check(phase) : DASS_OK;
 }
 
-static void size_inputs(dass_store *s, const dass_arch *arch, int32_t batch)
+static void size_inputs(dass_store *s, const dass_arch *arch, const dass_phase *phase)
 {
-    dass_store_size(s, DASS_BUF_IMAGES,
-                    (int64_t)batch * arch->in_channels * arch->image * arch->image);
-    dass_store_size(s, DASS_BUF_LABELS, batch);
-    dass_store_size(s, DASS_BUF_SAMPLES, batch);
+    const bool val = phase->inputs == DASS_INPUTS_VALIDATION;
+    const int64_t image = (int64_t)arch->in_channels * arch->image * arch->image;
+    dass_store_size(s, val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES, phase->batch * image);
+    dass_store_size(s, val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS, phase->batch);
+    dass_store_size(s, val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES, phase->batch);
 }
 
 static bool backend_can(void *ctx, dass_op op)
@@ -277,8 +279,9 @@ static dass_status lowered_forward(dass_store *s, const dass_arch *arch, const d
     keep[2] = values->aux;
     DASS_TRY_TO(dass_graph_lower(forward, phase->lower, be ? backend_can : NULL, be, keep, 3, &g),
                 st, out);
-    dass_place(g, keep[0], DASS_BUF_LOSS, 0);
-    dass_place(g, keep[1], DASS_BUF_CORRECT, 0);
+    const bool val = phase->inputs == DASS_INPUTS_VALIDATION;
+    dass_place(g, keep[0], val ? DASS_BUF_VAL_LOSS : DASS_BUF_LOSS, 0);
+    dass_place(g, keep[1], val ? DASS_BUF_VAL_CORRECT : DASS_BUF_CORRECT, 0);
     *values = (loss_values){keep[0], keep[1], keep[2]};
     *out = g;
 out:
@@ -293,7 +296,7 @@ dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_ph
     DASS_TRY(check_phase(arch, phase));
     if (!dass__store_frozen(s))
         DASS_TRY(add_parameters(s, arch, phase, real));
-    size_inputs(s, arch, phase->batch);
+    size_inputs(s, arch, phase);
     DASS_TRY(dass__store_check_inputs(s));
     dass_graph *g = NULL;
     loss_values values;

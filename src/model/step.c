@@ -36,6 +36,7 @@ dass_status dass_steps_plan(dass_store *s, const dass_arch *arch, const dass_pha
     for (uint32_t i = 0; i < n; ++i) {
         dass_graph *g = NULL;
         DASS_TRY_TO(dass_phase_build(s, arch, &phase[i], be->ops->real, be, &g), st, fail);
+        out->inputs[i] = phase[i].inputs;
         DASS_TRY_TO(add_exec(out, g, opt), st, fail);
     }
     return DASS_OK;
@@ -66,13 +67,24 @@ dass_status dass_steps_bind(dass_store *s, dass_steps *p)
     return DASS_OK;
 }
 
-dass_status dass_steps_feed(dass_store *s, const uint8_t *images, size_t image_bytes, const int32_t *labels,
+dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images, size_t image_bytes, const int32_t *labels,
                             const int32_t *samples, int32_t rows)
 {
     const size_t n = (size_t)rows;
-    DASS_TRY(dass_store_write(s, DASS_BUF_IMAGES, images, n * image_bytes));
-    DASS_TRY(dass_store_write(s, DASS_BUF_LABELS, labels, n * sizeof *labels));
-    DASS_TRY(dass_store_write(s, DASS_BUF_SAMPLES, samples, n * sizeof *samples));
+    const bool val = to == DASS_INPUTS_VALIDATION;
+    DASS_TRY(dass_store_write(s, val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES, images, n * image_bytes));
+    DASS_TRY(dass_store_write(s, val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS, labels, n * sizeof *labels));
+    DASS_TRY(dass_store_write(s, val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES, samples, n * sizeof *samples));
+    return DASS_OK;
+}
+
+static dass_status read_scalars(dass_store *s, dass_inputs from, double *loss, double *correct)
+{
+    const bool val = from == DASS_INPUTS_VALIDATION;
+    if (loss != NULL)
+        DASS_TRY(dass_store_read_real(s, val ? DASS_BUF_VAL_LOSS : DASS_BUF_LOSS, loss, 1));
+    if (correct != NULL)
+        DASS_TRY(dass_store_read_real(s, val ? DASS_BUF_VAL_CORRECT : DASS_BUF_CORRECT, correct, 1));
     return DASS_OK;
 }
 
@@ -81,11 +93,19 @@ dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_
 {
     DASS_TRY(dass_store_write(s, DASS_BUF_STEP, block, sizeof *block));
     DASS_TRY(dass_program_run_one(p->program, i));
-    if (loss != NULL)
-        DASS_TRY(dass_store_read_real(s, DASS_BUF_LOSS, loss, 1));
-    if (correct != NULL)
-        DASS_TRY(dass_store_read_real(s, DASS_BUF_CORRECT, correct, 1));
-    return DASS_OK;
+    return read_scalars(s, p->inputs[i], loss, correct);
+}
+
+dass_status dass_steps_run_all(dass_store *s, dass_steps *p, const dass_step_block *block, double *loss,
+                               double *correct, double *val_loss, double *val_correct)
+{
+    bool validates = false;
+    for (uint32_t i = 0; i < p->n; ++i)
+        validates = validates || p->inputs[i] == DASS_INPUTS_VALIDATION;
+    DASS_TRY(dass_store_write(s, DASS_BUF_STEP, block, sizeof *block));
+    DASS_TRY(dass_program_run(p->program));
+    DASS_TRY(read_scalars(s, DASS_INPUTS_MAIN, loss, correct));
+    return validates ? read_scalars(s, DASS_INPUTS_VALIDATION, val_loss, val_correct) : DASS_OK;
 }
 
 void dass_steps_close(dass_steps *p)

@@ -68,6 +68,7 @@ dass_phase dass__phase_of(const dass_config *c, dass_task task, dass_stage stage
         p.batch = (int32_t)c->run_eval_batch;
         return p;
     }
+    p.inputs = dass_task_validates(task) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN;
     p.pad = (int32_t)c->data_pad;
     p.flip = c->data_flip;
     p.cutout = (int32_t)c->data_cutout;
@@ -77,13 +78,12 @@ dass_phase dass__phase_of(const dass_config *c, dass_task task, dass_stage stage
 dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out)
 {
     DASS_TRY(dass_source_next(src, out));
-    DASS_TRY(dass__feed_batch(s, out));
-    return DASS_OK;
+    return dass__feed_batch(s, DASS_INPUTS_MAIN, out);
 }
 
-dass_status dass__feed_batch(dass__session *s, const dass_batch *batch)
+dass_status dass__feed_batch(dass__session *s, dass_inputs to, const dass_batch *batch)
 {
-    return dass_steps_feed(s->store, batch->images, batch->image_bytes, batch->labels, batch->samples, batch->rows);
+    return dass_steps_feed(s->store, to, batch->images, batch->image_bytes, batch->labels, batch->samples, batch->rows);
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------- */

@@ -185,7 +185,8 @@ static dass_status measure_supernet(measure *m, dass_sizes *out)
 
 static bool is_input(dass_buf b)
 {
-    return b == DASS_BUF_IMAGES || b == DASS_BUF_LABELS || b == DASS_BUF_SAMPLES || b == DASS_BUF_STEP;
+    return b == DASS_BUF_IMAGES || b == DASS_BUF_LABELS || b == DASS_BUF_SAMPLES || b == DASS_BUF_STEP ||
+           b == DASS_BUF_VAL_IMAGES || b == DASS_BUF_VAL_LABELS || b == DASS_BUF_VAL_SAMPLES;
 }
 
 static dass_status measure_all(measure *m, dass_sizes *out)

@@ -50,26 +50,6 @@ static dass_status check_loss(const loop *l, double loss, const char *what)
                      loss);
 }
 
-static dass_status run_graph(loop *l, uint32_t i, const dass_batch *train, const dass_batch *validation)
-{
-    dass__session *s = l->s;
-    double loss = 0.0;
-    double correct = 0.0;
-    const bool other = dass_task_validates(l->task[i]);
-    if (i == 0 || other != dass_task_validates(l->task[i - 1])) /* else the batch is there already */
-        DASS_TRY(dass__feed_batch(s, other ? validation : train));
-    DASS_TRY(dass_steps_run(s->store, &l->steps, i, &s->block, &loss, &correct));
-    DASS_TRY(check_loss(l, loss, other ? "validation" : "training"));
-    if (other) {
-        s->at.val_loss += loss;
-        s->at.val_correct += correct;
-    } else if (l->task[i] == DASS_TASK_WEIGHTS) {
-        s->at.train_loss += loss;
-        s->at.train_correct += correct;
-    }
-    return DASS_OK;
-}
-
 /* A decay that grows from 0 with the steps, so that the first ones do not stay in the average for ever. */
 static double ema_decay(double decay, int64_t step)
 {
@@ -79,18 +59,27 @@ static double ema_decay(double decay, int64_t step)
 static dass_status run_step(loop *l)
 {
     dass__session *s = l->s;
-    dass_batch train = {0};
-    dass_batch validation = {0};
+    dass_batch batch = {0};
+    double loss = 0.0;
+    double correct = 0.0;
+    double val_loss = 0.0;
+    double val_correct = 0.0;
     if (l->stage->alpha) {
         s->at.alpha_steps++;
-        DASS_TRY(dass_source_next(l->validation, &validation));
+        DASS_TRY(dass_source_next(l->validation, &batch));
+        DASS_TRY(dass__feed_batch(s, DASS_INPUTS_VALIDATION, &batch));
     }
-    DASS_TRY(dass_source_next(l->weights, &train));
+    DASS_TRY(dass__feed(s, l->weights, &batch));
     s->block.adam_step = (double)s->at.alpha_steps;
     s->block.step = (uint32_t)s->at.steps_done;
     s->block.ema = ema_decay(l->stage->ema, s->at.epoch * l->n_steps + s->at.step);
-    for (uint32_t i = 0; i < l->steps.n; ++i)
-        DASS_TRY(run_graph(l, i, &train, &validation));
+    DASS_TRY(dass_steps_run_all(s->store, &l->steps, &s->block, &loss, &correct, &val_loss, &val_correct));
+    DASS_TRY(check_loss(l, val_loss, "validation"));
+    DASS_TRY(check_loss(l, loss, "training"));
+    s->at.train_loss += loss;
+    s->at.train_correct += correct;
+    s->at.val_loss += val_loss;
+    s->at.val_correct += val_correct;
     s->at.step++;
     s->at.steps_done++;
     return DASS_OK;
