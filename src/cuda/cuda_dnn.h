@@ -79,8 +79,9 @@ bool dass__dnn_plan_cached(const dass__dnn_plan *plan);
  * A second bind replaces the first. Errors: DASS_ARG for a missing or misaligned pointer. */
 dass_status dass__dnn_plan_bind(dass__dnn_plan *plan, const void *in0, const void *in1, const void *bias, void *out,
                                 void *ws);
-/* Queue the plan on the stream. Allocates nothing of ours. Errors: DASS_DEVICE, also when dnn was opened without a
- * card; DASS_ARG when the plan was never bound. */
+/* Queue the plan on the stream. Allocates nothing of ours. Errors: DASS_DEVICE when dnn was opened without a card or
+ * the card failed, DASS_ARG when the plan was never bound, DASS_INTERNAL when cuDNN finds fault with what it was given.
+ */
 dass_status dass__dnn_run(dass__dnn *dnn, dass__dnn_plan *plan);
 
 #endif

@@ -135,8 +135,8 @@ dass_status dass__dnn_cache_load(const dass__dnn *d, dass__dnn_plan *p, unsigned
     if (file == NULL)
         return DASS_OK;
     const char *const body = cache_body(file, n, key, &n_body);
-    const dass_status st = body != NULL ? plan_of_json(d, p, body, n_body)
-                                        : DASS_FAIL(DASS_FORMAT, "%s is damaged or of another version", path);
+    const dass_status st =
+        body != NULL ? plan_of_json(d, p, body, n_body) : DASS_FAIL(DASS_FORMAT, "it is damaged or of another version");
     dass_mem_free(file);
     return st;
 }

@@ -52,8 +52,9 @@ dass_status dass__dnn_text_of(descriptor d, cudnnBackendAttributeName_t name, co
 /* ---- cuda_dnn_graph.c ---- */
 
 enum { DASS__DNN_X = 1, DASS__DNN_W, DASS__DNN_Y, DASS__DNN_BIAS }; /* unique ids of a plan's tensors */
-#define DASS__DNN_ALIGN 16 /* of x, w, y: engines with wide loads need it; 4 would leave a quarter of the candidates \
-                            */
+#define DASS__DNN_ALIGN                                                                          \
+    16 /* of x, w, y: engines with wide loads need it; 4 would leave a quarter of the candidates \
+        */
 #define DASS__DNN_BIAS_ALIGN 4 /* costs nothing: the same engines */
 
 /* DASS_ARG unless every size is positive and countable and the combination exists. */
