@@ -244,6 +244,14 @@ static bool read_whole(int from, outcome *o)
 
 /* ---- all cases ------------------------------------------------------------------------------------------------- */
 
+static void remove_cache(const char *folder)
+{
+    char command[64];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    if (system(command) != 0)
+        fprintf(stderr, "cudnn_plans: %s is left\n", folder);
+}
+
 static bool print_case(const dass__dnn_conv *c, const outcome *o)
 {
     char text[DASS__DNN_TEXT];
@@ -279,8 +287,10 @@ static size_t run_child(const cases *list, size_t first, const dass__dnn_options
         *failed += !print_case(&list->c[i], &o);
     close(ends[0]);
     waitpid(child, &status, 0);
-    if (WIFEXITED(status) && WEXITSTATUS(status) != 0)
-        exit(WEXITSTATUS(status)); /* it has said why */
+    if (WIFEXITED(status) && WEXITSTATUS(status) != 0) { /* it has said why */
+        remove_cache(opt->cache_dir);
+        exit(WEXITSTATUS(status));
+    }
     if (i == list->n && WIFSIGNALED(status)) {
         printf("FAIL after the last case: killed by signal %d\n", WTERMSIG(status));
         ++*failed;
@@ -290,14 +300,6 @@ static size_t run_child(const cases *list, size_t first, const dass__dnn_options
         *failed += !print_case(&list->c[i++], &o);
     }
     return i;
-}
-
-static void remove_cache(const char *folder)
-{
-    char command[64];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    if (system(command) != 0)
-        fprintf(stderr, "cudnn_plans: %s is left\n", folder);
 }
 
 int main(int argc, char **argv)
@@ -319,12 +321,12 @@ int main(int argc, char **argv)
     }
     if (device == NULL)
         fatal("usage", "cudnn_plans DEVICE.json [--all] [--deterministic] [--ws BYTES] < LINES");
-    char folder[] = "/tmp/cudnn_plans.XXXXXX"; /* a plan is made anew in every run: the folder is its own */
-    if (mkdtemp(folder) == NULL)
-        fatal(folder, "cannot be made");
     cases list = {0};
     read_cases(stdin, all, &list);
     opt.device_json = read_text(device);
+    char folder[] = "/tmp/cudnn_plans.XXXXXX"; /* a plan is made anew in every run: the folder is its own */
+    if (mkdtemp(folder) == NULL)
+        fatal(folder, "cannot be made");
     opt.cache_dir = folder;
     size_t failed = 0;
     const double start = now();
