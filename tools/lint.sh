@@ -41,13 +41,13 @@ report=$(
               "ckpt train run train bench bench plot plot", t, " ")
         for (i = 1; i in t; i += 2) owner[t[i]] = t[i + 1]
         # header pattern -> pattern of the files that may include it
-        vendor["^(cuda|cudnn|cublas|cusparse|nvrtc|nvml)"] = "^(src/cuda/|kernels/)"
+        vendor["^(cuda|cudnn|cublas|cusparse|nvrtc|nvml)"] = "^(src/cuda/|kernels/|tests/fakecuda/)"
         vendor["^nccl"]      = "^src/cuda/cuda_nccl[.]c$"
         vendor["^(oneapi/)?dnnl"] = "^src/host/host_onednn[.]c$"
         vendor["^mpi[.]h$"]  = "^src/comm/comm_mpi[.]c$"
         vendor["^yaml[.]h$"] = "^src/base/config(_yaml)?[.]c$"
         vendor["^(zlib|lzma)[.]h$"] = "^(src/data/|tests/test_data[.]c$)"
-        vendor["^xxhash[.]h$"] = "^src/train/safetensors[.]c$"
+        vendor["^xxhash[.]h$"] = "^src/(train/safetensors|cuda/cuda_dnn_cache)[.]c$"
         vendor["^cmocka[.]h$"] = "^tests/"
         alloc = "(malloc|calloc|realloc|reallocarray|free|strdup|strndup|asprintf|vasprintf|aligned_alloc|posix_memalign)"
         for (i = 1; i < ARGC; i++) { # what exists, to tell private headers apart
