@@ -158,10 +158,14 @@ endif
 ifeq ($(filter tsan fuzz,$(MODE)),)
 fake     := $(B)/tests/libdass_fakecuda.so
 simt_obj := $(patsubst %.cu,$(B)/%.simt.o,$(wildcard kernels/*.cu)) \
-            $(patsubst %.cc,$(B)/%.o,$(wildcard tests/simt/*.cc tests/fakecuda/*.cc))
+            $(patsubst %.cc,$(B)/%.o,$(wildcard tests/simt/*.cc tests/fakecuda/*.cc)) \
+            $(patsubst %.c,$(B)/%.o,$(wildcard tests/fakecuda/fake_*.c))
+nodevice := $(B)/tests/nodevice/libcuda.so.1
 endif
 endif
-cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart
+cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcudnn
+fake_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -Wl,-rpath,'$$$$ORIGIN/nodevice' \
+             -L$(B)/tests/nodevice -l:libcuda.so.1
 
 test_src := $(wildcard tests/test_*.c)
 help_src := $(filter-out $(test_src),$(wildcard tests/*.c))
@@ -170,7 +174,7 @@ tests    := $(test_src:%.c=$(B)/%)
 fuzzers  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 
 obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o) $(cuda_obj) $(gpu_obj) $(simt_obj)
-dirs := $(sort $(B) $(patsubst %/,%,$(dir $(obj))))
+dirs := $(sort $(B) $(patsubst %/,%,$(dir $(obj) $(nodevice))))
 
 # ------------------------------------------------------------------------------------------------------- building
 
@@ -272,9 +276,19 @@ $(B)/libdass_cuda.so: $(cuda_obj) $(gpu_obj)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(opt_$(MODE)) $(LDFLAGS) -o $@ $^ $(cuda_libs) -lstdc++
 
-$(B)/tests/libdass_fakecuda.so: $(cuda_obj) $(simt_obj)
+$(B)/tests/fakecuda/%.o: extra := -fPIC -isystem $(CUDA_HOME)/include -I.
+$(B)/tests/fakecuda/fake_cudart.o: cxx_flags += -DFAKE_DEVICE_JSON='"$(CURDIR)/tests/cudnn_plans/h100.json"'
+
+# A libcuda with no devices: cuDNN compiles for the described card only when one is there. Its double alone is linked to
+# it; the name is libcuda's own, so it lies in a folder of its own.
+$(nodevice): tests/cudnn_plans/zero_devices.c | $(dirs)
 	$(call say,LD,$@)
-	$(Q)$(CC) -shared $(opt_$(MODE)) $(filter -fopenmp,$(openmp)) $(LDFLAGS) -o $@ $^ -lstdc++ -lm
+	$(Q)$(CC) -shared -fPIC -Wl,-soname,libcuda.so.1 -o $@ $<
+
+$(B)/tests/libdass_fakecuda.so: $(cuda_obj) $(simt_obj) $(nodevice)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(opt_$(MODE)) $(filter -fopenmp,$(openmp)) $(LDFLAGS) -o $@ $(filter %.o,$^) $(fake_libs) \
+	    -ljansson -lstdc++ -lm -ldl
 
 $(B)/libdass.a: $(lib_obj) $(B)/objects
 	$(call say,AR,$@)

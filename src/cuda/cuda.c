@@ -33,6 +33,7 @@ static void cuda_close(dass_backend *be)
             dass_log(DASS_LOG_WARN, "cuda: the device reports an error on closing");
         (void)cudaStreamDestroy(c->stream);
     }
+    dass__cuda_conv_close(c);
     (void)cudaFree(c->counters);
     dass_mem_free(c->free_counters);
     dass_mem_free(c);
@@ -240,6 +241,7 @@ dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c,
 static const dass__cuda_row *const tables[] = {
     dass__cuda_rows_norm,
     dass__cuda_rows_sum,
+    dass__cuda_rows_conv,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)

@@ -102,8 +102,7 @@ static dass_status make_plan(dass_exec *e)
         for (dass_node n = 1; n < e->g->n_nodes; n++)
             group[n] = e->kernels[n].group;
     }
-    const dass_status st =
-        dass_plan_make(e->g, e->ws_bytes, group, e->opt.guard, !e->opt.no_in_place, &e->plan);
+    const dass_status st = dass_plan_make(e->g, e->ws_bytes, group, e->opt.guard, !e->opt.no_in_place, &e->plan);
     dass_mem_free(group);
     return st;
 }

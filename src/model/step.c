@@ -67,8 +67,8 @@ dass_status dass_steps_bind(dass_store *s, dass_steps *p)
     return DASS_OK;
 }
 
-dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images, size_t image_bytes, const int32_t *labels,
-                            const int32_t *samples, int32_t rows)
+dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images, size_t image_bytes,
+                            const int32_t *labels, const int32_t *samples, int32_t rows)
 {
     const size_t n = (size_t)rows;
     const bool val = to == DASS_INPUTS_VALIDATION;

@@ -2,6 +2,7 @@
 #ifndef DASS_TESTS_FAKE_H
 #define DASS_TESTS_FAKE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -13,7 +14,7 @@ extern "C" {
 /* The same for C: a copy of `bytes` at `data` is handed to fn when its turn comes. */
 void fake_enqueue_c(void *stream, const char *what, void (*fn)(void *data), const void *data, size_t bytes);
 /* Do bytes [p, p + bytes) lie in one live device allocation? */
-int fake_cuda_inside(const void *p, size_t bytes);
+bool fake_cuda_inside(const void *p, size_t bytes);
 /* Say it on stderr; the process ends with an error at exit. */
 void fake_fault(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 #ifdef __cplusplus

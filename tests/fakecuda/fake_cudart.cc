@@ -79,6 +79,14 @@ struct at_exit {
         }
     }
 } check_at_exit;
+
+/* cuDNN plans for the card that this file describes; there is none to ask. */
+struct at_start {
+    at_start()
+    {
+        setenv("DASS_CUDNN_DEVICE", FAKE_DEVICE_JSON, 0);
+    }
+} set_at_start;
 } // namespace
 
 void fake_fault(const char *fmt, ...)
@@ -92,12 +100,12 @@ void fake_fault(const char *fmt, ...)
     n_faults++;
 }
 
-int fake_cuda_inside(const void *p, size_t bytes)
+bool fake_cuda_inside(const void *p, size_t bytes)
 {
     const uintptr_t at = reinterpret_cast<uintptr_t>(p);
     auto it = device_memory.upper_bound(at);
     if (it == device_memory.begin())
-        return 0;
+        return false;
     --it;
     return at >= it->first && at + bytes <= it->first + it->second;
 }
@@ -218,7 +226,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcp
 {
     const bool to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     const bool from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-    if (to != (fake_cuda_inside(dst, n) != 0) || from != (fake_cuda_inside(src, n) != 0)) {
+    if (to != fake_cuda_inside(dst, n) || from != fake_cuda_inside(src, n)) {
         fake_fault("copy of %zu bytes: destination or source is memory of the other kind, or too small", n);
         return fail(cudaErrorInvalidValue);
     }

@@ -1,8 +1,8 @@
 /* Runs cuDNN's plans where there is no GPU. The real library builds, checks and plans every graph; this file stands in
  * front of it, notes what goes into the variant packs, and executes a plan from the plan's own JSON with plain loops in
  * double precision, rounding where a tensor is stored. So wiring, shapes, strides, sizes and lifetimes are those that
- * the GPU would get. Not a model of a GPU: it runs at once, whatever the stream, and knows neither speed nor the
- * engine's rounding.
+ * the GPU would get. Not a model of a GPU: it knows neither speed nor the
+ * engine's rounding. Where fake_cudart.cc is linked too, a plan runs when its stream's turn comes.
  *
  * It refuses, with a line on stderr and CUDNN_STATUS_BAD_PARAM: tensors that do not lie in live device memory with all
  * bytes their strides span, or not aligned as declared, or not in the pack; a workspace too small or missing; memory
@@ -32,6 +32,10 @@ typedef cudnnBackendDescriptor_t descriptor;
 #define MAX_NODES 8
 #define MAX_POINTERS 16
 
+/* Of fake_cudart.cc; absent where this file is tested alone. */
+#pragma weak fake_fault
+#pragma weak fake_enqueue_c
+
 static cudnnStatus_t refuse(cudnnStatus_t s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 static cudnnStatus_t refuse(cudnnStatus_t s, const char *fmt, ...)
@@ -42,6 +46,8 @@ static cudnnStatus_t refuse(cudnnStatus_t s, const char *fmt, ...)
     vfprintf(stderr, fmt, ap);
     fprintf(stderr, "\n");
     va_end(ap);
+    if (fake_fault != NULL)
+        fake_fault("cuDNN was given what it must refuse");
     return s;
 }
 #define REFUSE(...) return refuse(CUDNN_STATUS_BAD_PARAM, __VA_ARGS__)
@@ -681,6 +687,24 @@ static cudnnStatus_t run_program(program *p, const record *pack)
     return s;
 }
 
+/* A plan with the pointers it was given, waiting for its turn. */
+typedef struct work {
+    descriptor plan;
+    record pack;
+} work;
+
+static void run_later(void *data)
+{
+    const work *w = data;
+    pthread_mutex_lock(&lock);
+    const record *r = find(w->plan);
+    if (r == NULL || r->plan == NULL)
+        (void)refuse(CUDNN_STATUS_BAD_PARAM, "a plan was destroyed before the stream came to it");
+    else
+        n_runs += run_program(r->plan, &w->pack) == CUDNN_STATUS_SUCCESS;
+    pthread_mutex_unlock(&lock);
+}
+
 static cudnnStatus_t execute(cudnnHandle_t h, descriptor plan, descriptor pack)
 {
     if (live(h) == NULL)
@@ -695,6 +719,11 @@ static cudnnStatus_t execute(cudnnHandle_t h, descriptor plan, descriptor pack)
         const cudnnStatus_t s = load(plan, &r->plan);
         if (s != CUDNN_STATUS_SUCCESS)
             return s;
+    }
+    if (fake_enqueue_c != NULL) {
+        const work w = {plan, *p};
+        fake_enqueue_c(live(h)->stream, "a cuDNN plan", run_later, &w, sizeof w);
+        return CUDNN_STATUS_SUCCESS;
     }
     const cudnnStatus_t s = run_program(r->plan, p);
     n_runs += s == CUDNN_STATUS_SUCCESS;

@@ -2,11 +2,7 @@
 #ifndef FAKE_CUDNN_H
 #define FAKE_CUDNN_H
 
-#include <stdbool.h>
-#include <stddef.h>
-
-/* Provided by the keeper of the fake device memory: do all these bytes lie in one live allocation? */
-bool fake_cuda_inside(const void *p, size_t bytes);
+#include "fake.h"
 
 /* Plans executed without a fault so far. */
 long fake_cudnn_runs(void);
