@@ -120,20 +120,24 @@ struct k_lane {
     uint32_t tx, ty, n_ty, n_tx;
     bool live;
 };
-template <int V> __device__ __forceinline__ k_lane k_lane_of(const dass_k_reduce &r)
+template <int V> __device__ __forceinline__ k_lane k_lane_in(const dass_k_reduce &r, uint32_t group)
 {
     k_lane l;
     l.n_tx = r.tx;
     l.n_ty = K_THREADS / r.tx;
     l.tx = threadIdx.x % r.tx;
     l.ty = threadIdx.x / r.tx;
-    l.c = (blockIdx.y * r.tx + l.tx) * V;
+    l.c = (group * r.tx + l.tx) * V;
     const uint32_t begin = blockIdx.x * r.chunk;
     l.p = begin + l.ty;
     l.end = begin + r.chunk < r.m ? begin + r.chunk : r.m;
     l.step = l.n_ty;
     l.live = l.c < r.c;
     return l;
+}
+template <int V> __device__ __forceinline__ k_lane k_lane_of(const dass_k_reduce &r)
+{
+    return k_lane_in<V>(r, blockIdx.y);
 }
 
 /* Sum of `v` over the TY threads of each channel lane, in order of ty; valid in the threads of ty = 0. */

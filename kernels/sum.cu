@@ -118,3 +118,90 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_gsum(K_PARAM 
     }
 }
 K_LAUNCHER_V(dass_k_gsum_run, dass_k_gsum, k_gsum, K_THREADS)
+
+/* What a term's sums are for, by the last of its blocks; returns its share of d_p, in thread 0. */
+template <class A>
+__device__ __forceinline__ double k_finish_term(const A &a, const dass_k_wsum_bwd_term &t, uint32_t k, double *sums)
+{
+    const double m = (double)a.r.m;
+    const double f = t.index < 0 ? 1.0 : (double)a.p[t.index];
+    const uint32_t stride = a.n_terms * 2 * a.r.c;
+    double share = 0.0;
+    for (uint32_t c = threadIdx.x; c < a.r.c; c += K_THREADS) {
+        const float *part = a.part + (size_t)k * 2 * a.r.c + c;
+        const double s1 = k_sum_chunks(part, a.head.gx, stride);
+        const double s2 = k_sum_chunks(part + a.r.c, a.head.gx, stride);
+        const double gamma = t.in.gamma ? (double)t.in.gamma[c] : 1.0;
+        const double beta = t.in.beta ? (double)t.in.beta[c] : 0.0;
+        share += t.in.mean ? gamma * s2 + beta * s1 : s2;
+        if (t.coef) {
+            const double rstd = (double)t.in.rstd[c];
+            const double ca = f * gamma * rstd;
+            const double cb = -ca * rstd * s2 / m;
+            t.coef[c] = (float)ca;
+            t.coef[a.r.c + c] = (float)cb;
+            t.coef[2 * a.r.c + c] = (float)(-ca * s1 / m - cb * (double)t.in.mean[c]);
+        }
+        if (t.d_gamma)
+            t.d_gamma[c] = (float)(f * s2);
+        if (t.d_beta)
+            t.d_beta[c] = (float)(f * s1);
+    }
+    sums[threadIdx.x] = share;
+    for (uint32_t half = K_THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    return sums[0];
+}
+
+/* Each block sums one term over one chunk: d_y comes from the second-level cache for all terms but the first. */
+template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_wsum_bwd(K_PARAM P p)
+{
+    K_ITEM(p);
+    K_SHARED double sums[K_THREADS];
+    const uint32_t k = blockIdx.y / a.groups;
+    const dass_k_wsum_bwd_term t = a.terms[k];
+    const k_lane l = k_lane_in<V>(a.r, blockIdx.y % a.groups);
+    k_vec<V> s1 = {};
+    k_vec<V> s2 = {};
+    if (l.live) {
+        const k_vec<V> mean = k_channels<V>(t.in.mean, l.c, 0.0f);
+        const k_vec<V> rstd = k_channels<V>(t.in.rstd, l.c, 1.0f);
+        for (uint32_t q = l.p; q < l.end; q += l.step) {
+            const size_t at = (size_t)q * a.r.c + l.c;
+            const k_vec<V> d = k_load<V>(a.d_y + at);
+            const k_vec<V> x = t.in.x ? k_load<V>(t.in.x + at) : k_vec<V>{};
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                s1[i] += d[i];
+                s2[i] += d[i] * ((x[i] - mean[i]) * rstd[i]);
+            }
+        }
+    }
+    s1 = k_sum_rows<V>(l, s1);
+    s2 = k_sum_rows<V>(l, s2);
+    if (l.live && l.ty == 0) {
+        float *to = a.part + ((size_t)blockIdx.x * a.n_terms + k) * 2 * a.r.c + l.c;
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            to[i] = s1[i];
+            to[a.r.c + (uint32_t)i] = t.in.x ? s2[i] : 0.0f;
+        }
+    }
+    if (!k_last_block(&a.counters[k], a.head.gx * a.groups))
+        return;
+    const double share = k_finish_term(a, t, k, sums);
+    if (threadIdx.x == 0)
+        a.share[k] = share;
+    if (!a.d_p || !k_last_block(&a.counters[a.n_terms], a.n_terms))
+        return;
+    for (uint32_t i = threadIdx.x; i < a.n_p; i += K_THREADS) {
+        double s = a.acc_dp ? (double)a.acc_dp[i] : 0.0;
+        for (uint32_t j = 0; j < a.n_terms; j++)
+            s += a.terms[j].index == (int32_t)i ? a.share[j] : 0.0;
+        a.d_p[i] = (float)s;
+    }
+}
+K_LAUNCHER_V(dass_k_wsum_bwd_run, dass_k_wsum_bwd, k_wsum_bwd, K_THREADS)

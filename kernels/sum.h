@@ -45,4 +45,29 @@ typedef struct dass_k_gsum {
 } dass_k_gsum;
 DASS_K_API int dass_k_gsum_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
+/* Gradient of wsum for terms that want any. With f the factor, S1 = sum d_y (C), S2 = sum d_y xh (or d_y x, raw) (C):
+ *     share of d_p[index] = sum_c gamma S2 + beta S1 (raw: sum_c S2)
+ *     coef (3, C) = A, B, C0: A = f gamma rstd, B = -A rstd S2 / M, C0 = -A S1 / M - B mean;  d_gamma = f S2, d_beta =
+ * f S1 d_p = acc_dp + the shares x may be NULL where S2 is not wanted. counters: n_terms + 1 zeros, zero again after.
+ * part: 2 C floats per chunk and term; share: n_terms doubles. Grid (chunks, channel groups * n_terms). Bytes: 4 M C
+ * read per x, and d_y once from memory and n_terms times from the cache. */
+typedef struct dass_k_wsum_bwd_term {
+    dass_k_norm in;
+    float *coef, *d_gamma, *d_beta; /* each or NULL */
+    int32_t index;
+    int32_t pad_;
+} dass_k_wsum_bwd_term;
+typedef struct dass_k_wsum_bwd {
+    dass_k_head head;
+    dass_k_reduce r;               /* its counter unused */
+    const float *d_y, *p, *acc_dp; /* p, acc_dp may be NULL */
+    const dass_k_wsum_bwd_term *terms;
+    uint32_t *counters;
+    float *part;
+    double *share;
+    float *d_p; /* or NULL */
+    uint32_t n_terms, n_p, groups;
+} dass_k_wsum_bwd;
+DASS_K_API int dass_k_wsum_bwd_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
+
 #endif

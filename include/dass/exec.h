@@ -49,8 +49,9 @@ dass_status dass_program_make(dass_backend *be, dass_exec *const *execs, uint32_
                               uint32_t n_bufs, dass_program **out);
 void dass_program_free(dass_program *p); /* not its execs */
 dass_status dass_program_run(dass_program *p);
-/* Run executors [first, first + n) in order, and wait for the end. Where the device can, the second such run is recorded
- * and from then on replayed as one; the numbers are the same. In guard mode errors are DASS_NUMERIC / DASS_INTERNAL naming the node. */
+/* Run executors [first, first + n) in order, and wait for the end. Where the device can, the second such run is
+ * recorded and from then on replayed as one; the numbers are the same. In guard mode errors are DASS_NUMERIC /
+ * DASS_INTERNAL naming the node. */
 dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n);
 dass_status dass_program_run_one(dass_program *p, uint32_t i);
 size_t dass_program_recorded(const dass_program *p, uint32_t first, uint32_t n); /* launches of that replay; 0: none */

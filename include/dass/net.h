@@ -64,8 +64,8 @@ typedef enum dass_task {
     DASS_TASK_HESSIAN_N       /* training batch at saved - eps v: n; theta <- saved; correction, Adam */
 } dass_task;
 
-/* Where a graph finds its batch and leaves loss and correct: IMAGES, LABELS, SAMPLES, LOSS, CORRECT, or the VAL_ buffers.
- * With batches of their own, all graphs of a search step can run without a word from the host in between. */
+/* Where a graph finds its batch and leaves loss and correct: IMAGES, LABELS, SAMPLES, LOSS, CORRECT, or the VAL_
+ * buffers. With batches of their own, all graphs of a search step can run without a word from the host in between. */
 typedef enum dass_inputs { DASS_INPUTS_MAIN, DASS_INPUTS_VALIDATION } dass_inputs;
 
 typedef struct dass_phase {

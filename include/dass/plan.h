@@ -26,8 +26,8 @@ typedef struct dass_order {
     uint32_t n_times;
 } dass_order;
 
-/* group: per node (n_nodes entries), 0 or a number; equal numbers would like to run together, and do where no dependency
- * forbids it. NULL: node order, one at a time. */
+/* group: per node (n_nodes entries), 0 or a number; equal numbers would like to run together, and do where no
+ * dependency forbids it. NULL: node order, one at a time. */
 dass_status dass_order_make(const dass_graph *g, const uint64_t *group, dass_order **out);
 void dass_order_free(dass_order *o); /* NULL is fine */
 
@@ -44,11 +44,11 @@ typedef struct dass_plan {
     bool guard;
 } dass_plan;
 
-/* ws_bytes: scratch per node (n_nodes entries), or NULL for none. group: see dass_order_make. guard: leave DASS_PLAN_GUARD bytes behind each
- * interval. in_place: allow dying inputs to be taken over. The plan is verified before it is returned.
- * Errors: DASS_NOMEM (also when sizes overflow), DASS_INTERNAL from verification. */
-dass_status dass_plan_make(const dass_graph *g, const size_t *ws_bytes, const uint64_t *group, bool guard, bool in_place,
-                           dass_plan **out);
+/* ws_bytes: scratch per node (n_nodes entries), or NULL for none. group: see dass_order_make. guard: leave
+ * DASS_PLAN_GUARD bytes behind each interval. in_place: allow dying inputs to be taken over. The plan is verified
+ * before it is returned. Errors: DASS_NOMEM (also when sizes overflow), DASS_INTERNAL from verification. */
+dass_status dass_plan_make(const dass_graph *g, const size_t *ws_bytes, const uint64_t *group, bool guard,
+                           bool in_place, dass_plan **out);
 void dass_plan_free(dass_plan *p);
 /* No two intervals alive at one time overlap in bytes; every TEMP read was written before; offsets aligned and inside
  * the arena. DASS_INTERNAL names the values and the node. Independent of how the plan was made. */

@@ -30,8 +30,8 @@ dass_status dass_steps_wrap(dass_graph *g, dass_backend *be, const dass_exec_opt
 /* Commit every buffer the graphs use, and the groups and inputs, then make the program. */
 dass_status dass_steps_bind(dass_store *s, dass_steps *p);
 /* Copy a batch of `rows` images, labels and sample numbers into the store's inputs; image_bytes: of one image. */
-dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images, size_t image_bytes, const int32_t *labels,
-                            const int32_t *samples, int32_t rows);
+dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images, size_t image_bytes,
+                            const int32_t *labels, const int32_t *samples, int32_t rows);
 /* Write the step block, run phase i, read loss and correct (each may be NULL). */
 dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_step_block *block, double *loss,
                            double *correct);

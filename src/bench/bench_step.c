@@ -174,7 +174,8 @@ static dass_status feed(bench *b)
 {
     dass_batch batch;
     DASS_TRY(dass_source_next(b->source, &batch));
-    DASS_TRY(dass_steps_feed(b->store, DASS_INPUTS_MAIN, batch.images, batch.image_bytes, batch.labels, batch.samples, batch.rows));
+    DASS_TRY(dass_steps_feed(b->store, DASS_INPUTS_MAIN, batch.images, batch.image_bytes, batch.labels, batch.samples,
+                             batch.rows));
     return DASS_OK;
 }
 

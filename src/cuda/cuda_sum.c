@@ -142,6 +142,83 @@ static dass_status bind_gsum(dass_cuda *c, const dass_graph *g, dass_node n, das
     return DASS_OK;
 }
 
+/* ---- wsum_bwd: d_y, p, acc_dp, (x, mean, rstd, gamma, beta) per term -> d_p, (coef, d_gamma, d_beta) per term --------- */
+
+/* Does anybody want something of term i? */
+static bool is_wanted(const dass_graph *g, dass_node n, uint32_t i)
+{
+    const dass_val *out = dass_node_out(g, n);
+    return out[1 + 3 * i] != 0 || out[2 + 3 * i] != 0 || out[3 + 3 * i] != 0 ||
+           (out[0] != 0 && g->nodes[n].attr.sum.index[i] >= 0);
+}
+
+static uint32_t n_wanted(const dass_graph *g, dass_node n)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n_terms_of(g, n); i++)
+        count += is_wanted(g, n, i);
+    return count > 0 ? count : 1; /* a term without x, so that acc_dp is passed on */
+}
+
+static dass_status prepare_wsum_bwd(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+{
+    const uint32_t n_terms = n_wanted(g, n);
+    const extent e = extent_of(g, n, dass__cuda_in(g, n, 0));
+    dass_k_reduce r;
+    dass_k_grid grid = dass__cuda_reduce_grid(c, e.m, e.c, e.variant, &r);
+    const uint32_t groups = grid.y;
+    /* The terms fill the device already: fewer chunks, down to four waves of blocks. */
+    const uint32_t most = ((uint32_t)c->n_sm * 4 + n_terms * groups - 1) / (n_terms * groups);
+    if (grid.x > most) {
+        r.chunk = (e.m + most - 1) / most;
+        grid.x = (e.m + r.chunk - 1) / r.chunk;
+    }
+    grid.y = groups * n_terms;
+    void *p = NULL;
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_wsum_bwd_run, "wsum_bwd", grid, sizeof(dass_k_wsum_bwd), &p));
+    dass_k_wsum_bwd *a = p;
+    a->r = r;
+    a->n_terms = n_terms;
+    a->groups = groups;
+    a->n_p = dass_node_in(g, n)[1] != 0 ? (uint32_t)dass_value_count(dass__cuda_in(g, n, 1)) : 0;
+    k->ws_bytes = n_terms * sizeof(double) + (size_t)grid.x * n_terms * 2 * e.c * sizeof(float);
+    /* terms, then counters */
+    dass__cuda_impl_of(k)->own =
+        dass_arena_alloc(mem, n_terms * sizeof(dass_k_wsum_bwd_term) + (n_terms + 1) * sizeof(uint32_t));
+    return dass__cuda_impl_of(k)->own != NULL ? DASS_OK : DASS_NOMEM;
+}
+
+static dass_status bind_wsum_bwd(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl,
+                                 void *const *args, void *ws)
+{
+    dass_k_wsum_bwd *a = dass__cuda_args(impl, 0);
+    dass_k_wsum_bwd_term *t = impl->own;
+    void *const *out = args + g->nodes[n].n_in;
+    uint32_t at = 0;
+    t[0] = (dass_k_wsum_bwd_term){.index = -1};
+    for (uint32_t i = 0; i < n_terms_of(g, n); i++) {
+        void *const *x = args + 3 + 5 * i;
+        if (is_wanted(g, n, i))
+            t[at++] = (dass_k_wsum_bwd_term){.in = {x[0], x[1], x[2], x[3], x[4]},
+                                             .coef = out[1 + 3 * i],
+                                             .d_gamma = out[2 + 3 * i],
+                                             .d_beta = out[3 + 3 * i],
+                                             .index = g->nodes[n].attr.sum.index[i]};
+    }
+    const size_t terms_bytes = a->n_terms * sizeof *t;
+    const void *table = NULL;
+    DASS_TRY(dass__cuda_table(c, impl, t, terms_bytes + (a->n_terms + 1) * sizeof(uint32_t), &table));
+    a->terms = table;
+    a->counters = (uint32_t *)((uintptr_t)table + terms_bytes);
+    a->d_y = args[0];
+    a->p = args[1];
+    a->acc_dp = args[2];
+    a->d_p = out[0];
+    a->share = ws;
+    a->part = (float *)(a->share + a->n_terms);
+    return DASS_OK;
+}
+
 #define ROW(OP, fn)                                                                 \
     {                                                                               \
         .op = DASS_OP_##OP, .name = #fn, .prepare = prepare_##fn, .bind = bind_##fn \
@@ -149,5 +226,6 @@ static dass_status bind_gsum(dass_cuda *c, const dass_graph *g, dass_node n, das
 const dass__cuda_row dass__cuda_rows_sum[] = {
     ROW(WSUM, wsum),
     ROW(GSUM, gsum),
+    ROW(WSUM_BWD, wsum_bwd),
     {.op = DASS_OP_NONE},
 };

@@ -2,8 +2,8 @@
  *
  * A node depends on whoever writes what it reads and, in buffers, on whoever read or wrote the same elements before it:
  * effects keep their place among the accesses they could disturb, and nothing else does. Its level is one more than the
- * highest level it depends on. Nodes of one level are independent; those of one level and one group share a time. Without
- * groups, nodes run one by one as they were built.
+ * highest level it depends on. Nodes of one level are independent; those of one level and one group share a time.
+ * Without groups, nodes run one by one as they were built.
  */
 #include "dass/plan.h"
 

@@ -230,8 +230,8 @@ static dass_status plan_alloc(const dass_graph *g, dass_plan **out)
     return DASS_OK;
 }
 
-dass_status dass_plan_make(const dass_graph *g, const size_t *ws_bytes, const uint64_t *group, bool guard, bool in_place,
-                           dass_plan **out)
+dass_status dass_plan_make(const dass_graph *g, const size_t *ws_bytes, const uint64_t *group, bool guard,
+                           bool in_place, dass_plan **out)
 {
     *out = NULL;
     planning pl = {.g = g};

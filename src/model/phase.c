@@ -59,12 +59,12 @@ static dass_status build_forward(dass_graph *g, dass_store *s, const dass_arch *
     const int32_t rows[4] = {n, 1, 1, 1};
     const bool val = phase->inputs == DASS_INPUTS_VALIDATION;
     const dass_val step = step_block(g);
-    const dass_val labels =
-        dass_ref_typed(g, "labels", DASS_I32, val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS, 0, DASS_LAYOUT_FLAT, 1, rows);
-    const dass_val samples =
-        dass_ref_typed(g, "samples", DASS_I32, val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES, 0, DASS_LAYOUT_FLAT, 1, rows);
-    const dass_val raw =
-        dass_ref_typed(g, "images", DASS_U8, val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES, 0, DASS_LAYOUT_NHWC, 4, images);
+    const dass_val labels = dass_ref_typed(g, "labels", DASS_I32, val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS, 0,
+                                           DASS_LAYOUT_FLAT, 1, rows);
+    const dass_val samples = dass_ref_typed(g, "samples", DASS_I32, val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES, 0,
+                                            DASS_LAYOUT_FLAT, 1, rows);
+    const dass_val raw = dass_ref_typed(g, "images", DASS_U8, val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES, 0,
+                                        DASS_LAYOUT_NHWC, 4, images);
     dass_graph_scope(g, "input");
     const dass_val x =
         dass_augment(g, raw, samples, step, phase->mean, phase->std, eval ? 0 : phase->pad,
