@@ -142,7 +142,7 @@ static dass_status bind_gsum(dass_cuda *c, const dass_graph *g, dass_node n, das
     return DASS_OK;
 }
 
-/* ---- wsum_bwd: d_y, p, acc_dp, (x, mean, rstd, gamma, beta) per term -> d_p, (coef, d_gamma, d_beta) per term --------- */
+/* ---- wsum_bwd: d_y, p, acc_dp, (x, mean, rstd, gamma, beta) per term -> d_p, (coef, d_gamma, d_beta) per term -- */
 
 /* Does anybody want something of term i? */
 static bool is_wanted(const dass_graph *g, dass_node n, uint32_t i)
