@@ -60,25 +60,27 @@ static dass_graph *random_graph(uint64_t seed, int n_ops)
     return g;
 }
 
-/* Quadratic and independent: every pair of temporaries alive at one node must be disjoint unless one was taken over. */
+/* Quadratic and independent: every pair of temporaries alive at one time must be disjoint unless one was taken over. */
 static void check_pairs(const dass_graph *g, const dass_plan *p)
 {
+    const uint32_t *time = p->order->time;
     for (dass_val a = 1; a < g->n_vals; a++) {
         for (dass_val b = a + 1; b < g->n_vals; b++) {
             if (g->vals[a].buf || g->vals[b].buf)
                 continue;
-            uint32_t last_a = g->vals[a].def;
-            uint32_t last_b = g->vals[b].def;
+            const uint32_t first_a = time[g->vals[a].def];
+            const uint32_t first_b = time[g->vals[b].def];
+            uint32_t last_a = first_a;
+            uint32_t last_b = first_b;
             for (dass_node n = 1; n < g->n_nodes; n++)
                 for (uint32_t i = 0; i < g->nodes[n].n_in; i++) {
-                    if (dass_node_in(g, n)[i] == a)
-                        last_a = n;
-                    if (dass_node_in(g, n)[i] == b)
-                        last_b = n;
+                    if (dass_node_in(g, n)[i] == a && time[n] > last_a)
+                        last_a = time[n];
+                    if (dass_node_in(g, n)[i] == b && time[n] > last_b)
+                        last_b = time[n];
                 }
-            const bool together = g->vals[a].def <= last_b && g->vals[b].def <= last_a;
-            const bool handover =
-                p->val_owner[a] == p->val_owner[b] && (last_a == g->vals[b].def || last_b == g->vals[a].def);
+            const bool together = first_a <= last_b && first_b <= last_a;
+            const bool handover = p->val_owner[a] == p->val_owner[b] && (last_a == first_b || last_b == first_a);
             if (!together || handover)
                 continue;
             const size_t a0 = p->val_offset[a];
@@ -104,6 +106,89 @@ static void random_graphs_are_placed(void **state)
         }
         dass_graph_free(g);
     }
+}
+
+/* Do the elements of two buffer values overlap? */
+static bool overlap(const dass_value *a, const dass_value *b)
+{
+    return a->buf != 0 && a->buf == b->buf && a->offset < b->offset + dass_value_count(b) &&
+           b->offset < a->offset + dass_value_count(a);
+}
+
+/* Every pair of nodes that must not change places runs in node order, at different times. */
+static void check_order(const dass_graph *g, const dass_order *o)
+{
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i + 1 < g->n_nodes; i++) {
+        assert_true(i == 0 || o->time[o->seq[i]] == o->time[o->seq[i - 1]] ||
+                    o->time[o->seq[i]] == o->time[o->seq[i - 1]] + 1);
+        seen += o->seq[i];
+    }
+    assert_int_equal(seen, g->n_nodes * (g->n_nodes - 1) / 2);
+    for (dass_node m = 1; m < g->n_nodes; m++)
+        for (dass_node n = m + 1; n < g->n_nodes; n++)
+            for (uint32_t i = 0; i < g->nodes[m].n_in + g->nodes[m].n_out; i++)
+                for (uint32_t j = 0; j < g->nodes[n].n_in + g->nodes[n].n_out; j++) {
+                    const dass_val a = g->args[g->nodes[m].args + i];
+                    const dass_val b = g->args[g->nodes[n].args + j];
+                    const bool wrote = i >= g->nodes[m].n_in || j >= g->nodes[n].n_in;
+                    if (a && b && ((a == b && wrote) || (wrote && overlap(&g->vals[a], &g->vals[b]))))
+                        assert_true(o->time[m] < o->time[n]);
+                }
+}
+
+/* Groups at random: what may run together does, and nothing else moves. */
+static void groups_run_together(void **state)
+{
+    (void)state;
+    uint32_t joined = 0;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        dass_graph *g = random_graph(seed, 20 + (int)(seed * 3));
+        uint64_t group[600];
+        assert_true(g->n_nodes < 600);
+        for (dass_node n = 0; n < g->n_nodes; n++)
+            group[n] = (uint64_t)g->nodes[n].op * (n % 9 != 0); /* some would rather be alone */
+        for (int mode = 0; mode < 4; mode++) {
+            dass_plan *p = NULL;
+            assert_int_equal(dass_plan_make(g, NULL, group, mode & 1, mode & 2, &p), DASS_OK);
+            check_order(g, p->order);
+            check_pairs(g, p);
+            for (uint32_t i = 1; i + 1 < g->n_nodes; i++) {
+                const dass_node a = p->order->seq[i - 1];
+                const dass_node b = p->order->seq[i];
+                if (p->order->time[a] != p->order->time[b])
+                    continue;
+                assert_true(group[a] != 0 && group[a] == group[b]);
+                joined++;
+            }
+            dass_plan_free(p);
+        }
+        dass_graph_free(g);
+    }
+    assert_true(joined > 500);
+}
+
+/* Two effects on one place keep their order, two on neighbouring places need not. */
+static void effects_keep_their_place(void **state)
+{
+    (void)state;
+    dass_graph *g = NULL;
+    assert_int_equal(dass_graph_make(DASS_F32, &g), DASS_OK);
+    const int32_t n = 8;
+    for (int i = 0; i < 4; i++)
+        dass_fill(g, dass_ref(g, "out", BUF_OUT, i < 2 ? 0 : 8 * i, DASS_LAYOUT_FLAT, 1, &n), i);
+    assert_int_equal(dass_graph_finish(g), DASS_OK);
+    const uint64_t group[5] = {0, 7, 7, 7, 7};
+    dass_order *o = NULL;
+    assert_int_equal(dass_order_make(g, group, &o), DASS_OK);
+    check_order(g, o);
+    assert_int_equal(o->n_times, 2);
+    assert_int_equal(o->time[1], 1);
+    assert_int_equal(o->time[2], 2);
+    assert_int_equal(o->time[3], 1);
+    assert_int_equal(o->time[4], 1);
+    dass_order_free(o);
+    dass_graph_free(g);
 }
 
 static void in_place_saves_memory(void **state)
@@ -207,7 +292,8 @@ static void out_of_memory_is_clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_graphs_are_placed), cmocka_unit_test(in_place_saves_memory),
+        cmocka_unit_test(random_graphs_are_placed), cmocka_unit_test(groups_run_together),
+        cmocka_unit_test(effects_keep_their_place), cmocka_unit_test(in_place_saves_memory),
         cmocka_unit_test(scratch_is_planned),       cmocka_unit_test(planted_faults_are_rejected),
         cmocka_unit_test(out_of_memory_is_clean),
     };

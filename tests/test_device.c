@@ -1,0 +1,342 @@
+/* Whole steps on the CUDA device, real or simulated, against the reference: search steps of every stage and order, and
+ * the evaluation of a pruned network. Then what a device does with a step and the host does not: nodes merged or alone,
+ * recorded or enqueued one by one, all give the same bytes; and what enumerates its coverage.
+ *
+ * Skips where there is neither a GPU nor the double.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "rig.h"
+
+enum { BATCH = 4, IMAGE = 8, CLASSES = 5, PIXELS = BATCH * 3 * IMAGE * IMAGE };
+
+static const double mean[3] = {0.5, 0.4, 0.45};
+static const double dev[3] = {0.25, 0.2, 0.3};
+
+static const dass_arch supernet = {.kind = DASS_NET_SUPERNET,
+                                   .channels = 4,
+                                   .layers = 3,
+                                   .nodes = 2,
+                                   .classes = CLASSES,
+                                   .in_channels = 3,
+                                   .image = IMAGE};
+
+typedef struct setting {
+    dass_stage stage;
+    bool second_order;
+    dass_exec_options opt;
+} setting;
+
+static const char *why_no_cuda(void)
+{
+    for (size_t i = 0; dass_backend_name(i) != NULL; i++)
+        if (strcmp(dass_backend_name(i), "cuda") == 0)
+            return dass_backend_why_not(i);
+    return "this build knows no such device";
+}
+
+static void need_cuda(void)
+{
+    const char *why = why_no_cuda();
+    if (why == NULL)
+        return;
+    print_message("cuda: skipped: %s\n", why);
+    skip();
+}
+
+static void feed(const rig *r, dass_inputs to)
+{
+    static uint8_t images[PIXELS];
+    int32_t labels[BATCH];
+    int32_t samples[BATCH];
+    const int which = to == DASS_INPUTS_VALIDATION;
+    dass_rng rng = dass_rng_make(5, DASS_RNG_TEST, dass_name_hash(which ? "validation" : "training"), 0);
+    for (int i = 0; i < PIXELS; i++)
+        images[i] = (uint8_t)dass_rng_below(&rng, 256);
+    for (int i = 0; i < BATCH; i++) {
+        labels[i] = (i + which) % CLASSES;
+        samples[i] = i + 100 * which;
+    }
+    check_ok(dass_steps_feed(r->s, to, images, 3 * IMAGE * IMAGE, labels, samples, BATCH));
+}
+
+/* The table of kept counts, from a graph that only registers the parameters. */
+static void make_segments(rig *r, const dass_arch *a)
+{
+    dass_graph *g = NULL;
+    const dass_phase phase = {.task = DASS_TASK_WEIGHTS, .batch = 1, .mean = mean, .std = dev};
+    check_ok(dass_phase_build(r->s, a, &phase, r->be->ops->real, NULL, &g));
+    dass_graph_free(g);
+    check_ok(dass_density_allocate(r->s, DASS_ALLOC_UNIFORM, 0.3, NULL, r->mem, &r->segments, &r->n_segments));
+}
+
+static void open_store(rig *r, const char *device)
+{
+    memset(r, 0, sizeof *r);
+    check_ok(dass_backend_open(device, &(dass_backend_options){.n_threads = 2}, &r->be));
+    check_ok(dass_store_make(r->be->ops->real, &r->s));
+    check_ok(dass_arena_make("test", &r->mem));
+}
+
+static void open_step(rig *r, const char *device, const setting *set)
+{
+    dass_phase phase[DASS_MAX_STEPS];
+    dass_task task[DASS_MAX_STEPS];
+    uint32_t n = dass_alpha_tasks(set->stage, set->second_order ? 2 : 1, task);
+    task[n++] = DASS_TASK_WEIGHTS;
+    open_store(r, device);
+    make_segments(r, &supernet);
+    for (uint32_t i = 0; i < n; i++)
+        phase[i] = (dass_phase){.task = task[i],
+                                .inputs = dass_task_validates(task[i]) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN,
+                                .stage = set->stage,
+                                .batch = BATCH,
+                                .lower = DASS_LOWER_ALL,
+                                .mean = mean,
+                                .std = dev,
+                                .pad = 1,
+                                .flip = true,
+                                .cutout = 2,
+                                .segments = r->segments,
+                                .n_segments = r->n_segments};
+    check_ok(dass_steps_plan(r->s, &supernet, phase, n, r->be, &set->opt, &r->steps));
+    check_ok(dass_steps_bind(r->s, &r->steps));
+    check_ok(dass_store_init(r->s, 11));
+    if (set->stage != DASS_STAGE_DENSE) {
+        check_ok(dass_store_commit(r->s, r->be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
+        check_ok(dass_store_init_scores(r->s));
+        rig_freeze(r);
+    }
+    r->block = (dass_step_block){.lr = {0.05, 0.05, 0.1, 0.01},
+                                 .weight_decay = {3e-4, 3e-4, 3e-4, 1e-3},
+                                 .momentum = 0.9,
+                                 .clip = 5,
+                                 .beta1 = 0.5,
+                                 .beta2 = 0.999,
+                                 .adam_eps = 1e-8,
+                                 .seed = 3,
+                                 .xi = 0.05};
+    feed(r, DASS_INPUTS_MAIN);
+    feed(r, DASS_INPUTS_VALIDATION);
+}
+
+typedef struct losses {
+    double loss, correct, val_loss, val_correct;
+} losses;
+
+static losses run_steps(rig *r, int n)
+{
+    losses l = {0};
+    for (int i = 0; i < n; i++) {
+        r->block.adam_step += 1;
+        r->block.step++;
+        check_ok(dass_steps_run_all(r->s, &r->steps, &r->block, &l.loss, &l.correct, &l.val_loss, &l.val_correct));
+    }
+    return l;
+}
+
+/* ---- agreement -------------------------------------------------------------------------------------------------- */
+
+/* What one step changes or computes, but for the moments of Adam, whose square root makes a rounding error of a zero
+ * gradient a whole step. */
+static const dass_buf compared[] = {DASS_BUF_W,      DASS_BUF_AF,        DASS_BUF_W_MOM,      DASS_BUF_AF_MOM,
+                                    DASS_BUF_W_GRAD, DASS_BUF_AF_GRAD,   DASS_BUF_ALPHA_GRAD, DASS_BUF_STAT,
+                                    DASS_BUF_SCORE,  DASS_BUF_SCORE_MOM, DASS_BUF_MASKED};
+
+static double worst_difference(const rig *a, const rig *b, dass_buf buf)
+{
+    const int64_t n = dass_store_buf_count(a->s, buf);
+    const double *x = rig_read(a, buf);
+    const double *y = rig_read(b, buf);
+    double scale = 1e-3;
+    double worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        scale = fabs(y[i]) > scale ? fabs(y[i]) : scale;
+        worst = fabs(x[i] - y[i]) > worst || isnan(x[i]) ? fabs(x[i] - y[i]) : worst;
+    }
+    return worst / scale;
+}
+
+static void a_step_agrees(dass_stage stage, bool second_order)
+{
+    need_cuda();
+    const setting set = {stage, second_order, {0}};
+    rig got;
+    rig want;
+    open_step(&got, "cuda", &set);
+    open_step(&want, "ref", &set);
+    const losses a = run_steps(&got, 1);
+    const losses b = run_steps(&want, 1);
+    assert_true(fabs(a.loss - b.loss) <= 1e-5 * fabs(b.loss));
+    assert_true(fabs(a.val_loss - b.val_loss) <= 1e-5 * fabs(b.val_loss));
+    assert_true(a.correct == b.correct && a.val_correct == b.val_correct);
+    for (size_t i = 0; i < N_OF(compared); i++) {
+        if (dass_store_ptrs(got.s)[compared[i]] == NULL || dass_store_ptrs(want.s)[compared[i]] == NULL)
+            continue;
+        const double e = worst_difference(&got, &want, compared[i]);
+        if (!(e <= 1e-5))
+            fail_msg("%s differs from the reference by %.3g", dass_buf_name(compared[i]), e);
+    }
+    rig_close(&got);
+    rig_close(&want);
+}
+
+static void a_dense_search_step_agrees(void **state)
+{
+    (void)state;
+    a_step_agrees(DASS_STAGE_DENSE, false);
+}
+static void a_score_search_step_agrees(void **state)
+{
+    (void)state;
+    a_step_agrees(DASS_STAGE_SCORE, false);
+}
+static void a_finetune_search_step_agrees(void **state)
+{
+    (void)state;
+    a_step_agrees(DASS_STAGE_FINETUNE, false);
+}
+static void a_second_order_step_agrees(void **state)
+{
+    (void)state;
+    a_step_agrees(DASS_STAGE_FINETUNE, true);
+}
+
+/* Loss and correct of a pruned network that was built for evaluation. */
+static void evaluate(rig *r, const char *device, const dass_arch *a, double *loss, double *correct)
+{
+    open_store(r, device);
+    make_segments(r, a);
+    const dass_phase phase = {.task = DASS_TASK_EVAL,
+                              .stage = DASS_STAGE_FINETUNE,
+                              .batch = BATCH,
+                              .lower = DASS_LOWER_ALL,
+                              .mean = mean,
+                              .std = dev};
+    check_ok(dass_steps_plan(r->s, a, &phase, 1, r->be, NULL, &r->steps));
+    check_ok(dass_steps_bind(r->s, &r->steps));
+    check_ok(dass_store_init(r->s, 11));
+    check_ok(dass_store_commit(r->s, r->be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
+    check_ok(dass_store_init_scores(r->s));
+    rig_freeze(r);
+    feed(r, DASS_INPUTS_MAIN);
+    r->block.valid = BATCH - 1;
+    check_ok(dass_steps_run(r->s, &r->steps, 0, &r->block, loss, correct));
+}
+
+static void a_pruned_evaluation_agrees(void **state)
+{
+    (void)state;
+    need_cuda();
+    static const dass_net_kind kinds[] = {DASS_NET_MOBILENET_V2, DASS_NET_RESNET18};
+    for (size_t i = 0; i < N_OF(kinds); i++) {
+        const dass_arch a = {.kind = kinds[i], .classes = CLASSES, .in_channels = 3, .image = IMAGE};
+        double loss[2];
+        double correct[2];
+        rig r;
+        evaluate(&r, "cuda", &a, &loss[0], &correct[0]);
+        rig_close(&r);
+        evaluate(&r, "ref", &a, &loss[1], &correct[1]);
+        rig_close(&r);
+        assert_true(fabs(loss[0] - loss[1]) <= 1e-5 * fabs(loss[1]));
+        assert_true(correct[0] == correct[1]);
+    }
+}
+
+/* ---- merged, recorded ------------------------------------------------------------------------------------------- */
+
+/* All bytes of what a few steps leave behind, in one block of the rig's arena. */
+static unsigned char *state_after(const setting *set, rig *r, size_t *n_bytes)
+{
+    open_step(r, "cuda", set);
+    (void)run_steps(r, 3);
+    *n_bytes = 0;
+    for (size_t i = 0; i < N_OF(compared); i++)
+        if (dass_store_ptrs(r->s)[compared[i]] != NULL)
+            *n_bytes += dass_store_buf_bytes(r->s, compared[i]);
+    unsigned char *bytes = dass_arena_alloc(r->mem, *n_bytes);
+    size_t at = 0;
+    for (size_t i = 0; i < N_OF(compared); i++) {
+        if (dass_store_ptrs(r->s)[compared[i]] == NULL)
+            continue;
+        const size_t here = dass_store_buf_bytes(r->s, compared[i]);
+        check_ok(dass_store_read(r->s, compared[i], bytes + at, here));
+        at += here;
+    }
+    return bytes;
+}
+
+static void merging_and_recording_change_no_byte(void **state)
+{
+    (void)state;
+    need_cuda();
+    static const dass_exec_options way[] = {{0},
+                                            {.no_merge = true},
+                                            {.no_capture = true},
+                                            {.no_merge = true, .no_capture = true}};
+    rig first;
+    size_t n = 0;
+    const unsigned char *want = state_after(&(setting){DASS_STAGE_SCORE, false, way[0]}, &first, &n);
+    for (size_t i = 1; i < N_OF(way); i++) {
+        rig r;
+        size_t m = 0;
+        const unsigned char *got = state_after(&(setting){DASS_STAGE_SCORE, false, way[i]}, &r, &m);
+        assert_int_equal(m, n);
+        assert_memory_equal(got, want, n);
+        rig_close(&r);
+    }
+    rig_close(&first);
+}
+
+static void a_step_is_one_recording_of_fewer_launches(void **state)
+{
+    (void)state;
+    need_cuda();
+    rig r;
+    open_step(&r, "cuda", &(setting){.stage = DASS_STAGE_SCORE});
+    assert_int_equal(dass_program_recorded(r.steps.program, 0, r.steps.n), 0);
+    (void)run_steps(&r, 2);
+    uint32_t alone = 0;
+    uint32_t merged = 0;
+    for (uint32_t i = 0; i < r.steps.n; i++) {
+        const dass_exec_stats s = dass_exec_get_stats(r.steps.exec[i]);
+        alone += s.n_launches_alone;
+        merged += s.n_launches;
+    }
+    print_message("cuda: %u launches alone, %u merged, %zu recorded\n", alone, merged,
+                  dass_program_recorded(r.steps.program, 0, r.steps.n));
+    assert_true(merged < alone);
+    assert_int_equal(dass_program_recorded(r.steps.program, 0, r.steps.n), merged);
+    rig_close(&r);
+}
+
+static void a_step_allocates_nothing(void **state)
+{
+    (void)state;
+    need_cuda();
+    rig r;
+    open_step(&r, "cuda", &(setting){.stage = DASS_STAGE_FINETUNE});
+    (void)run_steps(&r, 2); /* the second makes the recording */
+    const size_t before = dass_mem_get_stats().n_allocs;
+    dass_mem_seal(true);
+    (void)run_steps(&r, 2);
+    dass_mem_seal(false);
+    assert_int_equal(dass_mem_get_stats().n_allocs, before);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_dense_search_step_agrees),
+        cmocka_unit_test(a_score_search_step_agrees),
+        cmocka_unit_test(a_finetune_search_step_agrees),
+        cmocka_unit_test(a_second_order_step_agrees),
+        cmocka_unit_test(a_pruned_evaluation_agrees),
+        cmocka_unit_test(merging_and_recording_change_no_byte),
+        cmocka_unit_test(a_step_is_one_recording_of_fewer_launches),
+        cmocka_unit_test(a_step_allocates_nothing),
+    };
+    return cmocka_run_group_tests_name("device", tests, NULL, NULL);
+}
