@@ -161,11 +161,15 @@ simt_obj := $(patsubst %.cu,$(B)/%.simt.o,$(wildcard kernels/*.cu)) \
             $(patsubst %.cc,$(B)/%.o,$(wildcard tests/simt/*.cc tests/fakecuda/*.cc)) \
             $(patsubst %.c,$(B)/%.o,$(wildcard tests/fakecuda/fake_*.c))
 nodevice := $(B)/tests/nodevice/libcuda.so.1
+ifneq ($(filter release debug,$(MODE)),)
+dnn_tests := $(B)/tests/fakecuda/test_fake_cudnn
+dnn_tools := $(B)/tests/cudnn_plans/list_convs $(B)/tests/cudnn_plans/cudnn_plans
+endif
 endif
 endif
 cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcudnn
-fake_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -Wl,-rpath,'$$$$ORIGIN/nodevice' \
-             -L$(B)/tests/nodevice -l:libcuda.so.1
+fake_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -Wl,-rpath,'$$ORIGIN/nodevice' \
+             -L$(B)/tests/nodevice -Wl,--no-as-needed -l:libcuda.so.1 -Wl,--as-needed
 
 test_src := $(wildcard tests/test_*.c)
 help_src := $(filter-out $(test_src),$(wildcard tests/*.c))
@@ -173,14 +177,15 @@ help_obj := $(help_src:%.c=$(B)/%.o)
 tests    := $(test_src:%.c=$(B)/%)
 fuzzers  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 
-obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o) $(cuda_obj) $(gpu_obj) $(simt_obj)
+obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o) $(cuda_obj) $(gpu_obj) $(simt_obj) \
+        $(dnn_tests:%=%.o) $(dnn_tools:%=%.o)
 dirs := $(sort $(B) $(patsubst %/,%,$(dir $(obj) $(nodevice))))
 
 # ------------------------------------------------------------------------------------------------------- building
 
 .PHONY: all tests fuzzers FORCE
 all: $(if $(cli_obj),$(DASS),$(B)/libdass.a) $(plugin) ## build the program: build/dass
-tests: $(tests) $(fake)
+tests: $(tests) $(fake) $(dnn_tests) $(dnn_tools)
 fuzzers: $(fuzzers)
 
 $(dirs):
@@ -311,6 +316,20 @@ $(B)/tests/test_%: $(B)/tests/test_%.o $(fake) $(if $(help_obj),$(B)/libtest.a) 
 	$(call say,LD,$@)
 	$(Q)$(call link,-lcmocka)
 
+# What checks the cuDNN module without a GPU: its double alone, and plans for described cards.
+dnn_obj := $(patsubst %.c,$(B)/%.o,$(wildcard src/cuda/cuda_dnn*.c))
+$(B)/tests/fakecuda/test_fake_cudnn: $(B)/tests/fakecuda/test_fake_cudnn.o $(B)/tests/fakecuda/fake_cudnn.o $(dnn_obj) \
+                                     $(B)/libdass.a | $(nodevice)
+	$(call say,LD,$@)
+	$(Q)$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/../nodevice' $(fake_libs) -lcmocka)
+
+$(B)/tests/cudnn_plans/%: $(B)/tests/cudnn_plans/%.o $(dnn_obj) $(B)/libdass.a | $(nodevice)
+	$(call say,LD,$@)
+	$(Q)$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/../nodevice' $(fake_libs))
+
+$(B)/tests/cudnn_plans/%.o: extra := -Isrc/cuda -isystem $(CUDA_HOME)/include
+$(B)/tests/fakecuda/test_fake_cudnn.o: extra := -Itests -Isrc/cuda -isystem $(CUDA_HOME)/include
+
 $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libdass.a
 	$(call say,LD,$@)
 	$(Q)$(call link,-fsanitize=fuzzer)
@@ -323,7 +342,8 @@ $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libdass.a
 
 JOBS  ?= $(shell nproc 2>/dev/null || echo 2)
 again  = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
-suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=%) tests/run.sh $(tests)
+suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=$(CURDIR)/%) PLANS=$(dir $(lastword $(dnn_tools))) \
+         tests/run.sh $(tests) $(dnn_tests)
 
 .PHONY: demo check test run-check asan ubsan tsan fuzz run-fuzz lint format golden bench install clean setup help
 demo: ## set up, build, and run the demonstration (a few minutes)
@@ -340,7 +360,7 @@ check: ## the short tier: the same tests with smaller cases (a minute)
 	@$(again) all tests
 	@DASS_TEST_SHORT=1 $(suite)
 
-run-check: all $(tests)
+run-check: all tests
 	@DASS_TEST_SHORT=1 $(suite)
 
 asan: ## build with the address and undefined-behaviour sanitizers, and run the tests

@@ -77,6 +77,9 @@ printf 'tests (%s%s)\n' "${MODE:-release}" "${DASS_TEST_SHORT:+, short}"
 for program in "$@"; do
     run_one "$(basename "$program")" "$program"
 done
+if [ -n "${PLANS:-}" ]; then
+    run_one cudnn_plans tests/cudnn_plans.sh
+fi
 if compgen -G 'tests/cli/*.sh' >/dev/null && [ -x "$DASS" ]; then
     run_one cli tests/cli.sh
 elif [ $# -eq 0 ]; then

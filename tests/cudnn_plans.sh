@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Does cuDNN have a plan for every convolution of the shipped networks, on cards that are not here? Prints TAP. PLANS is
+# the folder of list_convs and cudnn_plans. All of them for an H100, a sample for the others; ALL=1 takes all for each.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+echo 1..3
+if ! "$PLANS/list_convs" configs/*.yaml >"$work/all" 2>"$work/err"; then
+    sed 's/^/# /' "$work/err"
+    exit 1
+fi
+number=0
+for device in h100 a100 l40s; do
+    number=$((number + 1))
+    every=1
+    [ "$device" = h100 ] || [ "${ALL:-0}" = 1 ] || every=10
+    [ -z "${DASS_TEST_SHORT:-}" ] || every=$((every * 10))
+    awk -v every=$every 'NR % every == 0' "$work/all" >"$work/lines"
+    if "$PLANS/cudnn_plans" "tests/cudnn_plans/$device.json" --deterministic <"$work/lines" >"$work/log" 2>&1; then
+        echo "ok $number - $(wc -l <"$work/lines") of $(wc -l <"$work/all") convolutions have a plan on $device"
+    else
+        echo "not ok $number - $device"
+        grep -v '^ok' "$work/log" | sed 's/^/# /'
+    fi
+done

@@ -1,0 +1,116 @@
+/* Prints every distinct convolution that the shipped networks have, in the text form of src/cuda/cuda_dnn.h: what
+ * cudnn_plans.c reads. The graphs are those of the commands, one of each kind of step; a batch is the configuration's.
+ *
+ *     list_convs CONFIG...        from the root of the repository
+ *
+ * The graphs are not asked which kernel runs a node: depthwise and pointwise convolutions, for which other kernels stand
+ * in front of cuDNN, are listed too unless lowering has taken them up.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda_dnn.h"
+#include "dass/net.h"
+
+static char (*lines)[DASS__DNN_TEXT];
+static size_t n_lines;
+
+static void fatal(const char *what)
+{
+    fprintf(stderr, "list_convs: %s: %s\n", what, dass_error_text());
+    exit(2);
+}
+
+static void add(const dass__dnn_conv *c)
+{
+    char line[DASS__DNN_TEXT];
+    (void)dass__dnn_conv_text(c, line, sizeof line);
+    for (size_t i = 0; i < n_lines; i++)
+        if (strcmp(lines[i], line) == 0)
+            return;
+    lines = realloc(lines, (n_lines + 1) * sizeof *lines);
+    if (lines == NULL)
+        fatal("out of memory");
+    memcpy(lines[n_lines++], line, sizeof line);
+    puts(line);
+}
+
+static void list(const dass_graph *g)
+{
+    for (dass_node n = 1; n < g->n_nodes; n++) {
+        const dass_op op = g->nodes[n].op;
+        if (op != DASS_OP_CONV && op != DASS_OP_CONV_BWD_DATA && op != DASS_OP_CONV_BWD_WEIGHTS)
+            continue;
+        const dass_val *in = dass_node_in(g, n);
+        const dass_conv_attr *a = &g->nodes[n].attr.conv;
+        const dass_value *x = &g->vals[op == DASS_OP_CONV_BWD_DATA ? dass_node_out(g, n)[0] : in[0]];
+        const dass_value *y = &g->vals[op == DASS_OP_CONV ? dass_node_out(g, n)[0]
+                                       : op == DASS_OP_CONV_BWD_DATA ? in[0] : in[1]];
+        add(&(dass__dnn_conv){.kind = op == DASS_OP_CONV            ? DASS__DNN_FORWARD
+                                      : op == DASS_OP_CONV_BWD_DATA ? DASS__DNN_DATA
+                                                                    : DASS__DNN_WEIGHTS,
+                              .n = x->dim[0],
+                              .ic = x->dim[1],
+                              .ih = x->dim[2],
+                              .iw = x->dim[3],
+                              .oc = y->dim[1],
+                              .kh = a->kh,
+                              .kw = a->kw,
+                              .stride = a->stride,
+                              .pad = a->pad,
+                              .dil = a->dil,
+                              .groups = a->groups,
+                              .bias = op == DASS_OP_CONV && in[2] != 0});
+    }
+}
+
+static void list_phase(const dass_config *c, const dass_arch *arch, dass_task task)
+{
+    static const double stats[4] = {0.5, 0.5, 0.5, 0.5};
+    dass_store *s = NULL;
+    dass_graph *g = NULL;
+    const dass_phase phase = {.task = task,
+                              .batch = (int32_t)(task == DASS_TASK_EVAL ? c->run_eval_batch : c->train_batch),
+                              .lower = DASS_LOWER_ALL,
+                              .mean = stats,
+                              .std = stats};
+    if (dass_store_make(DASS_F32, &s) != DASS_OK || dass_phase_build(s, arch, &phase, DASS_F32, NULL, &g) != DASS_OK)
+        fatal("a graph");
+    list(g);
+    dass_graph_free(g);
+    dass_store_free(s);
+}
+
+static void list_net(const dass_config *c)
+{
+    dass_arch arch;
+    if (dass_arch_from_config(c, &arch) != DASS_OK)
+        fatal("a network");
+    list_phase(c, &arch, DASS_TASK_WEIGHTS);
+    if (arch.kind == DASS_NET_SUPERNET)
+        list_phase(c, &arch, DASS_TASK_ALPHA);
+    else
+        list_phase(c, &arch, DASS_TASK_EVAL);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const nets[] = {"", "net.name=mobilenet_v2", "net.name=resnet18",
+                                       "net.genotype=configs/genotypes/darts_v2.json",
+                                       "net.genotype=configs/genotypes/dass_99.json"};
+    for (int i = 1; i < argc; i++)
+        for (size_t k = 0; k < sizeof nets / sizeof *nets; k++) {
+            dass_config c;
+            dass_config_defaults(&c);
+            if (dass_config_read(&c, argv[i]) != DASS_OK)
+                fatal(argv[i]);
+            if (strncmp(nets[k], "net.genotype", 12) == 0 && c.net_nodes != 4)
+                continue; /* of a smaller space */
+            if (nets[k][0] != '\0' && dass_config_set(&c, nets[k], "list_convs") != DASS_OK)
+                fatal(nets[k]);
+            list_net(&c);
+        }
+    free(lines);
+    return n_lines == 0;
+}
