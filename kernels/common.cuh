@@ -36,20 +36,39 @@ template <class A, int N> struct k_pack {
         }                                                                                                    \
     } while (0)
 
+/* Every launcher enters itself here when the library is loaded, with a count of its launches. */
+struct k_entry {
+    const char *name;
+    uint64_t launches;
+    k_entry *next;
+    static k_entry *&first();
+    explicit k_entry(const char *n) : name(n), launches(0), next(first())
+    {
+        first() = this;
+    }
+};
+
 /* A launcher of a kernel without variants, or with the variants V = 1 and 4 channels to a thread. */
 #define K_LAUNCHER(fn, A, kernel, block)                                          \
+    static k_entry entry_##fn(#fn);                                               \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
     {                                                                             \
+        entry_##fn.launches++;                                                    \
         K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);                 \
         return k_launched();                                                      \
     }
 #define K_LAUNCHER_V(fn, A, kernel, block)                                        \
+    static k_entry entry_##fn##_1(#fn " V1");                                     \
+    static k_entry entry_##fn##_4(#fn " V4");                                     \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
     {                                                                             \
-        if (g.variant == DASS_K_V4)                                               \
+        if (g.variant == DASS_K_V4) {                                             \
+            entry_##fn##_4.launches++;                                            \
             K_LAUNCH_PACKS(A, kernel, 4, block, items, n, g, stream);             \
-        else                                                                      \
+        } else {                                                                  \
+            entry_##fn##_1.launches++;                                            \
             K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);             \
+        }                                                                         \
         return k_launched();                                                      \
     }
 

@@ -19,3 +19,19 @@ DASS_K_API int dass_k_fill_words(void *dst, uint32_t word, size_t n, void *strea
              static_cast<uint32_t *>(dst), word, n);
     return k_launched();
 }
+
+/* In a function, so that it is there before the first entry of any file. */
+k_entry *&k_entry::first()
+{
+    static k_entry *list = nullptr;
+    return list;
+}
+
+DASS_K_API const char *dass_k_launcher_name(uint32_t i, uint64_t *launches)
+{
+    const k_entry *e = k_entry::first();
+    for (; e != nullptr && i > 0; i--)
+        e = e->next;
+    *launches = e != nullptr ? e->launches : 0;
+    return e != nullptr ? e->name : nullptr;
+}

@@ -53,4 +53,7 @@ typedef struct dass_k_norm {
     const float *x, *mean, *rstd, *gamma, *beta;
 } dass_k_norm;
 
+/* Launcher i of this library, and variant, by name, with how often it was called; NULL past the end. (flat.cu) */
+DASS_K_API const char *dass_k_launcher_name(uint32_t i, uint64_t *launches);
+
 #endif

@@ -18,6 +18,10 @@ void dass_backend_close(dass_backend *be);
 /* Registry, for `dass info`: name and availability text of backend i; NULL past the end. */
 const char *dass_backend_name(size_t i);
 const char *dass_backend_why_not(size_t i); /* NULL = available */
+/* Kernel i of a backend that counts them, with its launches so far; NULL past the end and for other backends. */
+const char *dass_backend_kernel(const char *name, uint32_t i, uint64_t *launches);
+/* Versions of the libraries behind a backend and its devices, a line each; "" when it has nothing to say. */
+void dass_backend_describe(const char *name, char *text, size_t n_text);
 dass_dtype dass_backend_real(const char *name); /* type of the graphs to build for it; F32 when unknown */
 
 typedef struct dass_exec dass_exec;

@@ -52,10 +52,8 @@ static void describe(char *text, size_t n_text)
 }
 
 static const dass_plugin plugin = {
-    DASS_PLUGIN_HEAD,
-    .backend = &dass_backend_cuda,
-    .probe = probe,
-    .describe = describe,
+    DASS_PLUGIN_HEAD,     .backend = &dass_backend_cuda,  .probe = probe,
+    .describe = describe, .kernel = dass_k_launcher_name,
 };
 
 __attribute__((visibility("default"))) const dass_plugin *dass_plugin_v1(void);

@@ -48,6 +48,25 @@ static const registry_row *find_backend(const char *name)
     return NULL;
 }
 
+const char *dass_backend_kernel(const char *name, uint32_t i, uint64_t *launches)
+{
+    const char *why = NULL;
+    const registry_row *r = find_backend(name);
+    const dass_plugin *p = r != NULL && r->plugin != NULL ? r->plugin(&why) : NULL;
+    *launches = 0;
+    return p != NULL ? p->kernel(i, launches) : NULL;
+}
+
+void dass_backend_describe(const char *name, char *text, size_t n_text)
+{
+    const char *why = NULL;
+    const registry_row *r = find_backend(name);
+    const dass_plugin *p = r != NULL && r->plugin != NULL ? r->plugin(&why) : NULL;
+    text[0] = '\0';
+    if (p != NULL)
+        p->describe(text, n_text);
+}
+
 dass_dtype dass_backend_real(const char *name)
 {
     const registry_row *r = find_backend(name);
