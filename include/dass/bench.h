@@ -59,4 +59,21 @@ typedef struct dass_bench_latency {
 /* arch: discrete or of the zoo. Errors: DASS_ARG for a supernet, DASS_NUMERIC, those of the backend. */
 dass_status dass_bench_latency_run(const dass_config *c, const dass_arch *arch, int32_t batch, dass_bench_latency *out);
 
+/* What of the engine a device runs: graphs of every command at small sizes, each run twice, and counted. */
+#define DASS_COVERAGE_GRAPHS 16
+typedef struct dass_coverage_graph {
+    char what[64];
+    uint64_t nodes, launches_alone, launches; /* of one step; launches 0 where the device launches nothing */
+    uint64_t recorded;                        /* launches in the recording of the step; 0: the device records nothing */
+} dass_coverage_graph;
+typedef struct dass_bench_coverage {
+    uint64_t op_nodes[DASS_N_OPS];     /* nodes of each operation that ran */
+    uint32_t n_ops_run;                /* operations with any, of DASS_N_OPS - 1 */
+    uint32_t n_kernels, n_kernels_run; /* dass_backend_kernel: since the program began */
+    uint32_t n_graphs;
+    dass_coverage_graph graph[DASS_COVERAGE_GRAPHS];
+} dass_bench_coverage;
+/* Errors: those of the device; DASS_UNSUPPORTED names the first operation that it has no kernel for. */
+dass_status dass_bench_coverage_run(const char *device, dass_bench_coverage *out);
+
 #endif

@@ -15,7 +15,8 @@ enum {
     DASS__OPT_OPS = 1u << 3,
     DASS__OPT_GUARD = 1u << 4,
     DASS__OPT_STAGE = 1u << 5,
-    DASS__OPT_RESTART = 1u << 6
+    DASS__OPT_RESTART = 1u << 6,
+    DASS__OPT_COVERAGE = 1u << 7
 };
 
 struct dass__opts;
@@ -38,7 +39,7 @@ typedef struct dass__opts {
     dass_text set_text[DASS__MAX_WORDS];
     int n_sets;
     const char *out_dir, *device, *stage;
-    bool json, ops, guard, quiet, restart, help;
+    bool json, ops, guard, coverage, quiet, restart, help;
     char line[DASS__COMMAND_LINE]; /* the command as typed */
 } dass__opts;
 
@@ -54,6 +55,8 @@ void dass__help_config(void);
 /* Settings of a run: its own resolved ones under those of the command line, and the network of its parameters. */
 dass_status dass__run_config(const dass__opts *o, const char *from, dass_config *c);
 
+/* Of `dass info --coverage`. (cmd_coverage.c) */
+dass_status dass__print_coverage(const dass__opts *o);
 /* Version, build id and mode, in one line. */
 const char *dass__build_text(void);
 

@@ -161,6 +161,8 @@ dass_status dass__cmd_info(dass__opts *o)
     char cpu[256];
     char features[256];
     char vec[128];
+    if (o->coverage)
+        return dass__print_coverage(o);
     cpu_name(cpu, sizeof cpu);
     cpu_features(features, sizeof features);
     if (vector_set(vec, sizeof vec) != DASS_OK)
@@ -183,6 +185,14 @@ dass_status dass__cmd_info(dass__opts *o)
         const char *why = dass_backend_why_not(i);
         (void)printf("  %-10s %s%s%s\n", i == 0 ? "backends" : "", dass_backend_name(i),
                      why == NULL ? "" : ": not available: ", why == NULL ? "" : why);
+    }
+    char text[2048];
+    dass_backend_describe("cuda", text, sizeof text);
+    for (char *line = text, *end = NULL; line[0] != '\0'; line = end) {
+        end = line + strcspn(line, "\n");
+        const int n = (int)(end - line);
+        end += *end == '\n';
+        (void)printf("  %-10s %.*s\n", line == text ? "cuda" : "", n, line);
     }
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; ++i)
         (void)printf("  %-10s %s%s: %s\n", i == 0 ? "libraries" : "", libraries[i].name,

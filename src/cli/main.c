@@ -15,7 +15,8 @@
 static dass_status cmd_help(dass__opts *o);
 
 static const dass__command commands[] = {
-    {"info", "", "what this build and machine can do", DASS__OPT_JSON, 0, 0, dass__cmd_info},
+    {"info", "", "what this build and machine can do", DASS__OPT_JSON | DASS__OPT_CONFIG | DASS__OPT_COVERAGE, 0, 0,
+     dass__cmd_info},
     {"plan", "", "size, cost and memory of a configuration; runs nothing", DASS__OPT_CONFIG | DASS__OPT_JSON, 0, 0,
      dass__cmd_plan},
     {"search", "", "find an architecture", OPT_RUN, 0, 0, dass__cmd_search},

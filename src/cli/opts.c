@@ -18,6 +18,7 @@ typedef enum option_id {
     OPTION_STAGE,
     OPTION_RESTART,
     OPTION_GUARD,
+    OPTION_COVERAGE,
     OPTION_QUIET,
     OPTION_HELP,
     N_OPTIONS
@@ -40,6 +41,7 @@ static const struct {
     {"--stage", NULL, "NAME", DASS__OPT_STAGE, "which step: dense (default), score or finetune"},
     {"--restart", NULL, NULL, DASS__OPT_RESTART, "remove the run that -o DIR holds; without it, that run goes on"},
     {"--guard", NULL, NULL, DASS__OPT_GUARD, "check every operation's output and memory; slow"},
+    {"--coverage", NULL, NULL, DASS__OPT_COVERAGE, "run small graphs of every command on --device, and count"},
     {"--quiet", "-q", NULL, 0, "warnings and errors only"},
     {"--help", "-h", NULL, 0, "this text"},
 };
@@ -136,6 +138,9 @@ static dass_status apply_option(dass__opts *o, option_id id, const char *value)
         break;
     case OPTION_RESTART:
         o->restart = true;
+        break;
+    case OPTION_COVERAGE:
+        o->coverage = true;
         break;
     case OPTION_GUARD:
         o->guard = true;

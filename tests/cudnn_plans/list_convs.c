@@ -3,8 +3,8 @@
  *
  *     list_convs CONFIG...        from the root of the repository
  *
- * The graphs are not asked which kernel runs a node: depthwise and pointwise convolutions, for which other kernels stand
- * in front of cuDNN, are listed too unless lowering has taken them up.
+ * The graphs are not asked which kernel runs a node: depthwise and pointwise convolutions, for which other kernels
+ * stand in front of cuDNN, are listed too unless lowering has taken them up.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,8 +45,9 @@ static void list(const dass_graph *g)
         const dass_val *in = dass_node_in(g, n);
         const dass_conv_attr *a = &g->nodes[n].attr.conv;
         const dass_value *x = &g->vals[op == DASS_OP_CONV_BWD_DATA ? dass_node_out(g, n)[0] : in[0]];
-        const dass_value *y = &g->vals[op == DASS_OP_CONV ? dass_node_out(g, n)[0]
-                                       : op == DASS_OP_CONV_BWD_DATA ? in[0] : in[1]];
+        const dass_value *y = &g->vals[op == DASS_OP_CONV            ? dass_node_out(g, n)[0]
+                                       : op == DASS_OP_CONV_BWD_DATA ? in[0]
+                                                                     : in[1]];
         add(&(dass__dnn_conv){.kind = op == DASS_OP_CONV            ? DASS__DNN_FORWARD
                                       : op == DASS_OP_CONV_BWD_DATA ? DASS__DNN_DATA
                                                                     : DASS__DNN_WEIGHTS,
