@@ -14,7 +14,7 @@
 
 #include "kernels/kernels.h"
 
-#define DASS__MAX_STAGES 6
+#define DASS__MAX_STAGES 8
 #define DASS__N_COUNTERS 65536 /* nodes with a reduction, of all executors alive */
 
 typedef struct dass_cuda {
@@ -126,5 +126,6 @@ extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
 /* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. cuda.c asks them in this order. */
 extern const dass__cuda_row dass__cuda_rows_norm[]; /* cuda_norm.c */
 extern const dass__cuda_row dass__cuda_rows_sum[];  /* cuda_sum.c */
+extern const dass__cuda_row dass__cuda_rows_flat[]; /* cuda_flat.c */
 
 #endif
