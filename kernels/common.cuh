@@ -208,4 +208,23 @@ __device__ __forceinline__ double k_sum_chunks(const float *part, uint32_t n_chu
     return s;
 }
 
+/* op.at<V>(i) for every V-th i below n, by all threads of the item; the entries left over by op.at<1>. */
+template <int V, class Op> __device__ __forceinline__ void k_flat(const Op &op, size_t n, uint32_t gx)
+{
+    const size_t end = (n + V - 1) / V;
+    for (size_t q = (size_t)blockIdx.x * K_THREADS + threadIdx.x; q < end; q += (size_t)gx * K_THREADS) {
+        if (V == 1 || (q + 1) * V <= n)
+            op.template at<V>(q * V);
+        else
+            for (size_t i = q * V; i < n; i++)
+                op.template at<1>(i);
+    }
+}
+
+/* The V bits of a mask from entry i on, entry i lowest; V divides i. */
+template <int V> __device__ __forceinline__ uint32_t k_bits(const uint32_t *bits, size_t i)
+{
+    return bits[i / 32] >> (i % 32) & ((1u << V) - 1);
+}
+
 #endif

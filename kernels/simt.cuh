@@ -169,6 +169,10 @@ static inline unsigned atomicExch(unsigned *p, unsigned v)
 {
     return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
 }
+static inline unsigned atomicAnd(unsigned *p, unsigned v)
+{
+    return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST);
+}
 template <class T> T __ldg(const T *p)
 {
     return *p;

@@ -142,6 +142,7 @@ out:
     return st;
 }
 
+/* Of whole words: the bits behind the last entry are fixed too. */
 static int64_t bits_that_differ(const uint64_t *a, const uint64_t *b, int64_t first, int64_t n)
 {
     int64_t wrong = 0;
@@ -158,12 +159,15 @@ static double output_error(const case_graph *cg, uint32_t i, const case_data *go
     const case_tensor *t = &cg->out[i];
     const case_tensor *u = &cg_want->out[i];
     if (t->dtype == DASS_BITS)
-        return bits_that_differ(got->buf[t->buf], want->buf[t->buf], t->offset, t->count) ? INFINITY : 0;
-    if (t->dtype == DASS_U8)
-        return memcmp((const uint8_t *)got->buf[t->buf] + t->offset, (const uint8_t *)want->buf[u->buf] + u->offset,
-                      (size_t)t->count)
+        return bits_that_differ(got->buf[t->buf], want->buf[t->buf], t->offset, (t->count + 63) / 64 * 64) ? INFINITY
+                                                                                                            : 0;
+    if (t->dtype == DASS_U8 || t->dtype == DASS_I32) {
+        const size_t size = dass_dtype_bytes(t->dtype);
+        return memcmp((const uint8_t *)got->buf[t->buf] + (size_t)t->offset * size,
+                      (const uint8_t *)want->buf[u->buf] + (size_t)u->offset * size, (size_t)t->count * size)
                    ? INFINITY
                    : 0;
+    }
     const double *a = (const double *)got->buf[t->buf] + t->offset;
     const double *b = (const double *)want->buf[u->buf] + u->offset;
     double scale = 0.01;
@@ -187,7 +191,7 @@ static dass_buf stray_write(const case_graph *cg, case_data *d)
         return 0;
     for (uint32_t i = 0; i < cg->n_out; i++) {
         const case_tensor *t = &cg->out[i];
-        size_t size = case_is_real(t->buf) ? sizeof(double) : 1;
+        size_t size = case_is_real(t->buf) ? sizeof(double) : dass_dtype_bytes(t->dtype);
         size_t first = (size_t)t->offset * size;
         size_t bytes = (size_t)t->count * size;
         if (t->dtype == DASS_BITS) { /* the rest of the last word belongs to the value */

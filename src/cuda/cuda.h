@@ -14,7 +14,7 @@
 
 #include "kernels/kernels.h"
 
-#define DASS__MAX_STAGES 6
+#define DASS__MAX_STAGES 8
 #define DASS__N_COUNTERS 65536 /* nodes with a reduction, of all executors alive */
 
 typedef struct dass_cuda {
@@ -130,5 +130,6 @@ extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
 extern const dass__cuda_row dass__cuda_rows_norm[]; /* cuda_norm.c */
 extern const dass__cuda_row dass__cuda_rows_sum[];  /* cuda_sum.c */
 extern const dass__cuda_row dass__cuda_rows_conv[]; /* cuda_conv.c: last of the convolutions */
+extern const dass__cuda_row dass__cuda_rows_flat[]; /* cuda_flat.c */
 
 #endif
