@@ -70,19 +70,20 @@ static dass_status open_row(coverage *c, const row *r, const dass_arch *a)
     }
     const bool cells = a->kind == DASS_NET_CELLS && !r->eval;
     for (uint32_t i = 0; i < n; i++)
-        phase[i] = (dass_phase){.task = task[i],
-                                .inputs = dass_task_validates(task[i]) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN,
-                                .stage = r->stage,
-                                .batch = BATCH,
-                                .lower = DASS_LOWER_ALL,
-                                .label_smoothing = 0.1,
-                                .pad = 1,
-                                .flip = true,
-                                .cutout = 2,
-                                .mean = mean,
-                                .std = dev,
-                                .drop_path = cells && r->stage == DASS_STAGE_DENSE,
-                                .ema = cells};
+        phase[i] =
+            (dass_phase){.task = task[i],
+                         .inputs = !r->eval && dass_task_validates(task[i]) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN,
+                         .stage = r->stage,
+                         .batch = BATCH,
+                         .lower = DASS_LOWER_ALL,
+                         .label_smoothing = 0.1,
+                         .pad = 1,
+                         .flip = true,
+                         .cutout = 2,
+                         .mean = mean,
+                         .std = dev,
+                         .drop_path = cells && r->stage == DASS_STAGE_DENSE,
+                         .ema = cells};
     /* a graph that only registers the parameters, so that the table of kept counts can be made */
     dass_phase first = phase[n - 1];
     first.stage = DASS_STAGE_DENSE;
