@@ -212,6 +212,8 @@ static const int32_t pool_args[][CASE_MAX_ARGS] = {
     {1, 36, 4, 7, 3, 2, 0, 1}, {3, 8, 5, 5, 5, 3, 0, 0}, {1, 8, 3, 3, 2, 1, 1, 1},  {1, 16, 1, 1, 3, 1, 1, 0},
     /* auxiliary heads; the last leaves rows and columns that no window holds */
     {2, 20, 8, 8, 5, 3, 0, 1}, {2, 5, 7, 7, 5, 2, 0, 0}, {1, 36, 10, 9, 5, 3, 0, 0},
+    /* more pixels than a device of few multiprocessors has threads; strides beyond the window */
+    {5, 3, 29, 31, 3, 1, 1, 1}, {2, 8, 9, 10, 2, 4, 0, 1}, {1, 5, 11, 8, 1, 3, 0, 0},
 };
 
 static dass_pool_attr pool_attr_of(const int32_t *a)
@@ -271,7 +273,9 @@ static void build_avg_pool_bwd(case_graph *cg, const int32_t *a)
 static const int32_t global_pool_args[][CASE_MAX_ARGS] = {{2, 3, 7, 5, 0},
                                                           {1, 20, 4, 4, 1},
                                                           {3, 36, 3, 3, 0},
-                                                          {1, 16, 1, 1, 1}};
+                                                          {1, 16, 1, 1, 1},
+                                                          {2, 260, 3, 3, 1},
+                                                          {2, 75, 16, 17, 1}};
 
 static void build_global_pool(case_graph *cg, const int32_t *a)
 {
