@@ -260,6 +260,7 @@ static const dass__cuda_row *const tables[] = {
     dass__cuda_rows_norm,
     dass__cuda_rows_sum,
     dass__cuda_rows_pool,
+    dass__cuda_rows_shape,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)
