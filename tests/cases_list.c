@@ -192,7 +192,9 @@ static void build_bn_running(case_graph *cg, const int32_t *a)
 static const int32_t relu_args[][CASE_MAX_ARGS] = {{2, 3, 5, 7, DASS_ACT_RELU},
                                                    {1, 16, 4, 4, DASS_ACT_RELU6},
                                                    {3, 5, 1, 1, DASS_ACT_RELU},
-                                                   {1, 20, 3, 3, DASS_ACT_RELU6}};
+                                                   {1, 20, 3, 3, DASS_ACT_RELU6},
+                                                   {2, 3, 37, 39, DASS_ACT_RELU},
+                                                   {5, 8, 31, 29, DASS_ACT_RELU6}};
 
 static void build_relu(case_graph *cg, const int32_t *a)
 {
@@ -212,6 +214,8 @@ static const int32_t pool_args[][CASE_MAX_ARGS] = {
     {1, 36, 4, 7, 3, 2, 0, 1}, {3, 8, 5, 5, 5, 3, 0, 0}, {1, 8, 3, 3, 2, 1, 1, 1},  {1, 16, 1, 1, 3, 1, 1, 0},
     /* auxiliary heads; the last leaves rows and columns that no window holds */
     {2, 20, 8, 8, 5, 3, 0, 1}, {2, 5, 7, 7, 5, 2, 0, 0}, {1, 36, 10, 9, 5, 3, 0, 0},
+    /* more pixels than a device of few multiprocessors has threads; strides beyond the window */
+    {5, 3, 29, 31, 3, 1, 1, 1}, {2, 8, 9, 10, 2, 4, 0, 1}, {1, 5, 11, 8, 1, 3, 0, 0},
 };
 
 static dass_pool_attr pool_attr_of(const int32_t *a)
@@ -271,7 +275,9 @@ static void build_avg_pool_bwd(case_graph *cg, const int32_t *a)
 static const int32_t global_pool_args[][CASE_MAX_ARGS] = {{2, 3, 7, 5, 0},
                                                           {1, 20, 4, 4, 1},
                                                           {3, 36, 3, 3, 0},
-                                                          {1, 16, 1, 1, 1}};
+                                                          {1, 16, 1, 1, 1},
+                                                          {2, 260, 3, 3, 1},
+                                                          {2, 75, 16, 17, 1}};
 
 static void build_global_pool(case_graph *cg, const int32_t *a)
 {
@@ -290,7 +296,9 @@ static const int32_t subsample_args[][CASE_MAX_ARGS] = {{2, 3, 7, 5, 2, 0, 0},
                                                         {1, 5, 8, 9, 2, 1, 1},
                                                         {1, 16, 7, 7, 3, 2, 0},
                                                         {2, 36, 4, 4, 2, 0, 1},
-                                                        {1, 20, 5, 3, 1, 0, 0}};
+                                                        {1, 20, 5, 3, 1, 0, 0},
+                                                        {3, 3, 31, 32, 2, 1, 1},
+                                                        {2, 8, 9, 11, 3, 2, 1}};
 
 static void build_subsample(case_graph *cg, const int32_t *a)
 {
@@ -309,13 +317,17 @@ static void build_subsample_bwd(case_graph *cg, const int32_t *a)
 static const int32_t concat_args[][CASE_MAX_ARGS] = {{2, 3, 5, 2, 3, 5},
                                                      {1, 4, 4, 4, 16, 16, 16, 16},
                                                      {3, 1, 1, 3, 8, 1, 20},
-                                                     {1, 2, 3, 1, 7}};
+                                                     {1, 2, 3, 1, 7},
+                                                     {2, 3, 3, 19, 4, 8, 12, 4},
+                                                     {1, 5, 3, 64, 1, 3, 2, 4},
+                                                     {1, 2, 2, 16, 8, 4, 8, 4},
+                                                     {2, 45, 31, 2, 3, 4}};
 
 static void build_concat(case_graph *cg, const int32_t *a)
 {
-    dass_val x[4];
-    for (int32_t t = 0; t < a[3]; t++)
-        x[t] = case_image(cg, case_text(cg, "x", (uint32_t)t), a[0], a[4 + t], a[1], a[2], FILL_UNIFORM);
+    dass_val x[64];
+    for (int32_t t = 0; t < a[3]; t++) /* beyond four inputs the numbers of channels come again */
+        x[t] = case_image(cg, case_text(cg, "x", (uint32_t)t), a[0], a[4 + t % 4], a[1], a[2], FILL_UNIFORM);
     case_out(cg, "y", dass_concat(cg->g, x, (uint32_t)a[3]));
 }
 
@@ -323,7 +335,9 @@ static void build_concat(case_graph *cg, const int32_t *a)
 static const int32_t slice_args[][CASE_MAX_ARGS] = {{2, 8, 3, 5, 3, 5},
                                                     {1, 36, 4, 4, 16, 20},
                                                     {3, 5, 1, 1, 0, 5},
-                                                    {1, 20, 2, 2, 19, 1}};
+                                                    {1, 20, 2, 2, 19, 1},
+                                                    {2, 16, 3, 3, 4, 8},
+                                                    {1, 16, 3, 3, 2, 8}};
 
 static void build_slice(case_graph *cg, const int32_t *a)
 {
@@ -333,7 +347,8 @@ static void build_slice(case_graph *cg, const int32_t *a)
 #define AUGMENT_ARGS "n c h w pad flip cutout"
 static const int32_t augment_args[][CASE_MAX_ARGS] = {{3, 3, 9, 8, 2, 1, 4},    {2, 1, 7, 7, 0, 1, 0},
                                                       {2, 3, 6, 6, 4, 0, 3},    {8, 3, 5, 5, 0, 0, 2},
-                                                      {1, 3, 32, 32, 4, 1, 16}, {2, 3, 4, 4, 0, 0, 0}};
+                                                      {1, 3, 32, 32, 4, 1, 16}, {2, 3, 4, 4, 0, 0, 0},
+                                                      {9, 1, 31, 30, 3, 1, 9}};
 
 static void build_augment(case_graph *cg, const int32_t *a)
 {
@@ -348,7 +363,8 @@ static void build_augment(case_graph *cg, const int32_t *a)
 #define DROP_PATH_ARGS "n c h w p samples"
 static const int32_t drop_path_args[][CASE_MAX_ARGS] = {{9, 3, 3, 5, 300, 4},   {8, 16, 4, 4, 500, 1000000},
                                                         {5, 20, 1, 1, 200, 99}, {4, 36, 5, 3, 0, 99},
-                                                        {3, 5, 2, 2, 1000, 99}, {33, 1, 1, 3, 900, 1000000}};
+                                                        {3, 5, 2, 2, 1000, 99}, {33, 1, 1, 3, 900, 1000000},
+                                                        {2, 12, 33, 31, 500, 99}, {40, 4, 9, 9, 250, 99}};
 
 static void build_drop_path(case_graph *cg, const int32_t *a)
 {

@@ -209,6 +209,25 @@ dass_status dass__cuda_table(dass_cuda *c, dass__cuda_impl *impl, const void *ho
     return DASS_OK;
 }
 
+bool dass__cuda_small(const dass_cuda *c, const dass_graph *g, dass_node n)
+{
+    (void)c;
+    for (uint32_t i = 0; i < g->nodes[n].n_in + g->nodes[n].n_out; i++)
+        if (dass_value_count(&g->vals[dass_node_in(g, n)[i]]) > INT32_MAX) /* outputs follow the inputs */
+            return false;
+    return true;
+}
+
+uint32_t dass__cuda_variant(const dass_graph *g, dass_node n)
+{
+    for (uint32_t i = 0; i < g->nodes[n].n_in + g->nodes[n].n_out; i++) {
+        const dass_value *v = &g->vals[dass_node_in(g, n)[i]];
+        if (dass_node_in(g, n)[i] != 0 && v->layout == DASS_LAYOUT_NHWC && !dass__cuda_vec4(v, v->dim[1]))
+            return DASS_K_V1;
+    }
+    return DASS_K_V4;
+}
+
 dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t variant)
 {
     const uint64_t blocks = (n + 255) / 256;
@@ -243,6 +262,9 @@ static const dass__cuda_row *const tables[] = {
     dass__cuda_rows_sum,
     dass__cuda_rows_conv,
     dass__cuda_rows_flat,
+    dass__cuda_rows_pool,
+    dass__cuda_rows_shape,
+    dass__cuda_rows_loss,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)

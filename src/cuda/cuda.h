@@ -99,6 +99,10 @@ static inline bool dass__cuda_vec4(const dass_value *v, int32_t row)
 {
     return row % 4 == 0 && (v->buf == 0 || v->offset % 4 == 0);
 }
+/* Are all values of the node below 2^31 elements? Kernels that number their threads in 32 bits ask for it. */
+bool dass__cuda_small(const dass_cuda *c, const dass_graph *g, dass_node n);
+/* DASS_K_V4 when 4 channels of every activation of the node can be taken at once, else DASS_K_V1. */
+uint32_t dass__cuda_variant(const dass_graph *g, dass_node n);
 /* Grid of an elementwise kernel over n threads' worth of work: at most a few waves of the device. */
 dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t variant);
 /* Plan of a reduction over m pixels of c channels, with its grid; counter is left NULL. max_chunks bounds the scratch.
@@ -131,5 +135,10 @@ extern const dass__cuda_row dass__cuda_rows_norm[]; /* cuda_norm.c */
 extern const dass__cuda_row dass__cuda_rows_sum[];  /* cuda_sum.c */
 extern const dass__cuda_row dass__cuda_rows_conv[]; /* cuda_conv.c: last of the convolutions */
 extern const dass__cuda_row dass__cuda_rows_flat[]; /* cuda_flat.c */
+extern const dass__cuda_row dass__cuda_rows_norm[];  /* cuda_norm.c */
+extern const dass__cuda_row dass__cuda_rows_sum[];   /* cuda_sum.c */
+extern const dass__cuda_row dass__cuda_rows_pool[];  /* cuda_pool.c */
+extern const dass__cuda_row dass__cuda_rows_shape[]; /* cuda_shape.c */
+extern const dass__cuda_row dass__cuda_rows_loss[];  /* cuda_loss.c */
 
 #endif
