@@ -21,28 +21,6 @@ static __device__ __forceinline__ void load_pointwise(const dass_k_dwpw_shape &s
     }
 }
 
-/* y of the thread's patch to memory. */
-template <int V>
-static __device__ __forceinline__ void store_patch(float *y, uint32_t n_oc, uint32_t apart, uint32_t oc,
-                                                   const k_strip &at, const k_vec<4> (&sum)[K_STRIP])
-{
-#pragma unroll
-    for (int i = 0; i < K_STRIP; i++) {
-        if (i >= at.n)
-            continue;
-        float *to = y + (size_t)(at.out + (uint32_t)i * apart) * n_oc + oc;
-        if constexpr (V == 4) {
-            k_store(to, sum[i]);
-        } else {
-#pragma unroll
-            for (uint32_t j = 0; j < 4; j++) {
-                if (oc + j < n_oc)
-                    to[j] = sum[i][j];
-            }
-        }
-    }
-}
-
 /* Means and sums of squares about them, of all blocks' pixels together, in order of the block (Chan, Golub and LeVeque
  * 1983). The threads stand in columns, one a channel; red: K_THREADS. */
 static __device__ __forceinline__ void finish_statistics(const dass_k_dwpw &a, double *red)
@@ -150,7 +128,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw(K_PAR
             continue;
         const k_strip at = strip[me.g];
         const k_vec<4> about = k_load<4>(shift + me.q * 4);
-        store_patch<V>(a.y, s.oc, s.out.apart, oc0 + me.q * 4, at, sum);
+        k_store_patch<V>(a.y, s.oc, s.out.apart, oc0 + me.q * 4, at, sum);
 #pragma unroll
         for (int i = 0; i < K_STRIP; i++) {
 #pragma unroll

@@ -237,6 +237,28 @@ __device__ __forceinline__ void k_multiply(const float *tile, uint32_t strips, u
     }
 }
 
+/* A patch to memory: columns of a tensor of n_c channels from c on, those that exist. */
+template <int V>
+__device__ __forceinline__ void k_store_patch(float *y, uint32_t n_c, uint32_t apart, uint32_t c, const k_strip &at,
+                                              const k_vec<4> (&sum)[K_STRIP])
+{
+#pragma unroll
+    for (int i = 0; i < K_STRIP; i++) {
+        if (i >= at.n)
+            continue;
+        float *to = y + (size_t)(at.out + (uint32_t)i * apart) * n_c + c;
+        if constexpr (V == 4) {
+            k_store(to, sum[i]);
+        } else {
+#pragma unroll
+            for (uint32_t j = 0; j < 4; j++) {
+                if (c + j < n_c)
+                    to[j] = sum[i][j];
+            }
+        }
+    }
+}
+
 /* The launcher of a kernel over the variants of dwpw.h. */
 #define K_LAUNCHER_DWPW(fn, A, kernel)                                                       \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream)            \
