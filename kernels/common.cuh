@@ -78,7 +78,7 @@ struct k_entry {
     if (blockIdx.x >= a.head.gx || blockIdx.y >= a.head.gy) \
     return
 
-/* V floats that lie together; V = 4 is one 16-byte access and wants alignment. */
+/* V floats that lie together; V = 2 and 4 are one access of 8 or 16 bytes and want alignment. */
 template <int V> struct k_vec {
     float v[V];
     __device__ __forceinline__ float &operator[](int i)
@@ -95,6 +95,11 @@ template <> __device__ __forceinline__ k_vec<1> k_load<1>(const float *p)
 {
     return k_vec<1>{{*p}};
 }
+template <> __device__ __forceinline__ k_vec<2> k_load<2>(const float *p)
+{
+    const float2 q = *reinterpret_cast<const float2 *>(p);
+    return k_vec<2>{{q.x, q.y}};
+}
 template <> __device__ __forceinline__ k_vec<4> k_load<4>(const float *p)
 {
     const float4 q = *reinterpret_cast<const float4 *>(p);
@@ -103,6 +108,10 @@ template <> __device__ __forceinline__ k_vec<4> k_load<4>(const float *p)
 __device__ __forceinline__ void k_store(float *p, k_vec<1> v)
 {
     *p = v[0];
+}
+__device__ __forceinline__ void k_store(float *p, k_vec<2> v)
+{
+    *reinterpret_cast<float2 *>(p) = make_float2(v[0], v[1]);
 }
 __device__ __forceinline__ void k_store(float *p, k_vec<4> v)
 {
