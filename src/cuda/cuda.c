@@ -256,16 +256,10 @@ dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c,
 
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
-/* The ordered table of tables: the first row that fits a node runs it. */
+/* The ordered table of tables: the first row that fits a node runs it. cuDNN's rows take what convolutions are left. */
 static const dass__cuda_row *const tables[] = {
-    dass__cuda_rows_norm,
-    dass__cuda_rows_sum,
-    dass__cuda_rows_conv,
-    dass__cuda_rows_flat,
-    dass__cuda_rows_pool,
-    dass__cuda_rows_shape,
-    dass__cuda_rows_loss,
-    dass__cuda_rows_dwpw,
+    dass__cuda_rows_dwpw,  dass__cuda_rows_norm, dass__cuda_rows_sum,  dass__cuda_rows_pool,
+    dass__cuda_rows_shape, dass__cuda_rows_loss, dass__cuda_rows_flat, dass__cuda_rows_conv,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)

@@ -130,16 +130,14 @@ void dass__cuda_conv_close(dass_cuda *c);
 
 extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
 
-/* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. cuda.c asks them in this order. */
-extern const dass__cuda_row dass__cuda_rows_norm[]; /* cuda_norm.c */
-extern const dass__cuda_row dass__cuda_rows_sum[];  /* cuda_sum.c */
-extern const dass__cuda_row dass__cuda_rows_conv[]; /* cuda_conv.c: last of the convolutions */
-extern const dass__cuda_row dass__cuda_rows_flat[]; /* cuda_flat.c */
-extern const dass__cuda_row dass__cuda_rows_norm[];  /* cuda_norm.c */
-extern const dass__cuda_row dass__cuda_rows_sum[];   /* cuda_sum.c */
+/* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. */
+extern const dass__cuda_row dass__cuda_rows_dwpw[];  /* cuda_dwpw.c: the fused separable half */
+extern const dass__cuda_row dass__cuda_rows_norm[];  /* cuda_norm.c: batch norm, channel_sum */
+extern const dass__cuda_row dass__cuda_rows_sum[];   /* cuda_sum.c: wsum, wsum_bwd, gsum */
 extern const dass__cuda_row dass__cuda_rows_pool[];  /* cuda_pool.c */
-extern const dass__cuda_row dass__cuda_rows_shape[]; /* cuda_shape.c */
-extern const dass__cuda_row dass__cuda_rows_loss[];  /* cuda_loss.c */
-extern const dass__cuda_row dass__cuda_rows_dwpw[]; /* cuda_dwpw.c */
+extern const dass__cuda_row dass__cuda_rows_shape[]; /* cuda_shape.c: relu, concat, slice, augment, drop-path, ... */
+extern const dass__cuda_row dass__cuda_rows_loss[];  /* cuda_loss.c: softmax, cross-entropy */
+extern const dass__cuda_row dass__cuda_rows_flat[];  /* cuda_flat.c: masks, optimisers, norm2, fill, copy */
+extern const dass__cuda_row dass__cuda_rows_conv[];  /* cuda_conv.c: cuDNN, every convolution */
 
 #endif
