@@ -106,7 +106,7 @@ static void build_dwpw_bwd_weights(case_graph *cg, const int32_t *a)
 }
 
 #define SOFTMAX_ARGS "rows cols"
-static const int32_t softmax_args[][CASE_MAX_ARGS] = {{14, 8}, {1, 1}, {3, 17}, {28, 5}};
+static const int32_t softmax_args[][CASE_MAX_ARGS] = {{14, 8}, {1, 1}, {3, 17}, {28, 5}, {5, 70}, {300, 9}};
 
 static void build_softmax(case_graph *cg, const int32_t *a)
 {
@@ -122,7 +122,9 @@ static void build_softmax_bwd(case_graph *cg, const int32_t *a)
 
 #define XENT_ARGS "n classes valid smoothing_permille"
 static const int32_t xent_args[][CASE_MAX_ARGS] = {
-    {4, 10, 0, 0}, {5, 10, 3, 0}, {3, 7, 0, 100}, {6, 100, 4, 100}, {1, 2, 1, 0}};
+    {4, 10, 0, 0}, {5, 10, 3, 0},     {3, 7, 0, 100},      {6, 100, 4, 100},
+    {1, 2, 1, 0},  {9, 1000, 0, 100}, {300, 10, 277, 100},
+};
 
 static void build_xent(case_graph *cg, const int32_t *a)
 {

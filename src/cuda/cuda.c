@@ -261,6 +261,7 @@ static const dass__cuda_row *const tables[] = {
     dass__cuda_rows_sum,
     dass__cuda_rows_pool,
     dass__cuda_rows_shape,
+    dass__cuda_rows_loss,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)

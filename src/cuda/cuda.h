@@ -132,5 +132,6 @@ extern const dass__cuda_row dass__cuda_rows_norm[];  /* cuda_norm.c */
 extern const dass__cuda_row dass__cuda_rows_sum[];   /* cuda_sum.c */
 extern const dass__cuda_row dass__cuda_rows_pool[];  /* cuda_pool.c */
 extern const dass__cuda_row dass__cuda_rows_shape[]; /* cuda_shape.c */
+extern const dass__cuda_row dass__cuda_rows_loss[];  /* cuda_loss.c */
 
 #endif

@@ -69,7 +69,7 @@ static dass_status bind_avg_pool(dass_cuda *c, const dass_graph *g, dass_node n,
     return DASS_OK;
 }
 
-/* ---- max_pool_bwd: d_y, index, acc -> d_x; avg_pool_bwd: d_y, acc -> d_x ----------------------------------------- */
+/* ---- max_pool_bwd: d_y, index, acc -> d_x; avg_pool_bwd: d_y, acc -> d_x ---------------------------------------- */
 
 static dass_status prepare_pool_bwd(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
@@ -97,7 +97,7 @@ static dass_status bind_pool_bwd(dass_cuda *c, const dass_graph *g, dass_node n,
     return DASS_OK;
 }
 
-/* ---- global_pool: x -> y; global_pool_bwd: d_y, acc -> d_x ------------------------------------------------------- */
+/* ---- global_pool: x -> y; global_pool_bwd: d_y, acc -> d_x ------------------------------------------------------ */
 
 static dass_status prepare_global_pool(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {

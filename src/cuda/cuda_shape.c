@@ -21,7 +21,7 @@ static uint32_t run_variant(const dass_graph *g, dass_node n, uint32_t n_in, int
     return wide ? DASS_K_V4 : DASS_K_V1;
 }
 
-/* ---- relu: x -> y; relu_bwd: d_y, y -> d_x ----------------------------------------------------------------------- */
+/* ---- relu: x -> y; relu_bwd: d_y, y -> d_x ---------------------------------------------------------------------- */
 
 static dass_status prepare_relu(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
@@ -70,7 +70,7 @@ static dass_status bind_relu_bwd(dass_cuda *c, const dass_graph *g, dass_node n,
     return DASS_OK;
 }
 
-/* ---- subsample: x -> y; subsample_bwd: d_y, acc -> d_x ----------------------------------------------------------- */
+/* ---- subsample: x -> y; subsample_bwd: d_y, acc -> d_x ---------------------------------------------------------- */
 
 static dass_k_sampling sampling_of(const dass_value *x, const dass_value *y, const dass_scalar_attr *a)
 {
@@ -130,7 +130,7 @@ static dass_status bind_subsample_bwd(dass_cuda *c, const dass_graph *g, dass_no
     return DASS_OK;
 }
 
-/* ---- concat: x_0, x_1, ... -> y; slice: x -> y ------------------------------------------------------------------- */
+/* ---- concat: x_0, x_1, ... -> y; slice: x -> y ------------------------------------------------------------------ */
 
 static dass_status prepare_concat(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
@@ -204,7 +204,7 @@ static dass_status bind_slice(dass_cuda *c, const dass_graph *g, dass_node n, da
     return DASS_OK;
 }
 
-/* ---- augment: images, samples, step -> y; drop_path: x, samples, step -> y --------------------------------------- */
+/* ---- augment: images, samples, step -> y; drop_path: x, samples, step -> y -------------------------------------- */
 
 static dass_status prepare_augment(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
