@@ -240,6 +240,7 @@ dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c,
 static const dass__cuda_row *const tables[] = {
     dass__cuda_rows_norm,
     dass__cuda_rows_sum,
+    dass__cuda_rows_depthwise,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)

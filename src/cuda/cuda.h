@@ -124,7 +124,8 @@ dass_status dass__cuda_fail(int code, const char *call, const char *file, int li
 extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
 
 /* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. cuda.c asks them in this order. */
-extern const dass__cuda_row dass__cuda_rows_norm[]; /* cuda_norm.c */
-extern const dass__cuda_row dass__cuda_rows_sum[];  /* cuda_sum.c */
+extern const dass__cuda_row dass__cuda_rows_norm[];      /* cuda_norm.c */
+extern const dass__cuda_row dass__cuda_rows_sum[];       /* cuda_sum.c */
+extern const dass__cuda_row dass__cuda_rows_depthwise[]; /* cuda_depthwise.c */
 
 #endif
