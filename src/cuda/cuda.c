@@ -31,6 +31,7 @@ static void cuda_close(dass_backend *be)
     if (c->stream != NULL) {
         if (cudaStreamSynchronize(c->stream) != cudaSuccess)
             dass_log(DASS_LOG_WARN, "cuda: the device reports an error on closing");
+        dass__blas_close(c);
         (void)cudaStreamDestroy(c->stream);
     }
     (void)cudaFree(c->counters);
@@ -241,6 +242,7 @@ static const dass__cuda_row *const tables[] = {
     dass__cuda_rows_norm,
     dass__cuda_rows_sum,
     dass__cuda_rows_depthwise,
+    dass__cuda_rows_blas,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)

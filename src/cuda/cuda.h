@@ -26,6 +26,7 @@ typedef struct dass_cuda {
     uint32_t *counters; /* device: zeros between launches; see kernels/common.cuh */
     uint32_t *free_counters;
     uint32_t n_free_counters;
+    void *blas; /* cuda_blas.c's; NULL until its first node is prepared */
 } dass_cuda;
 
 /* One step of a prepared node. A launch has fn and args; a library call has call and object. */
@@ -123,9 +124,13 @@ dass_status dass__cuda_fail(int code, const char *call, const char *file, int li
 
 extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
 
+/* Give back cuBLASLt if it was opened; every node that used it was dropped. */
+void dass__blas_close(dass_cuda *c);
+
 /* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. cuda.c asks them in this order. */
 extern const dass__cuda_row dass__cuda_rows_norm[];      /* cuda_norm.c */
 extern const dass__cuda_row dass__cuda_rows_sum[];       /* cuda_sum.c */
 extern const dass__cuda_row dass__cuda_rows_depthwise[]; /* cuda_depthwise.c */
+extern const dass__cuda_row dass__cuda_rows_blas[];      /* cuda_blas.c */
 
 #endif
