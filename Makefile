@@ -167,7 +167,7 @@ dnn_tools := $(B)/tests/cudnn_plans/list_convs $(B)/tests/cudnn_plans/cudnn_plan
 endif
 endif
 endif
-cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcudnn
+cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcudnn -lcublasLt
 fake_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -Wl,-rpath,'$$ORIGIN/nodevice' \
              -L$(B)/tests/nodevice -Wl,--no-as-needed -l:libcuda.so.1 -Wl,--as-needed
 

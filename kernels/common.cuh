@@ -212,7 +212,8 @@ __device__ __forceinline__ bool k_last_block(uint32_t *counter, uint32_t n_block
 __device__ __forceinline__ double k_sum_chunks(const float *part, uint32_t n_chunks, uint32_t stride)
 {
     double s = 0.0;
-    for (uint32_t i = 0; i < n_chunks; i++)
+#pragma unroll 8
+    for (uint32_t i = 0; i < n_chunks; i++) /* loads of eight chunks on their way at once */
         s += (double)part[(size_t)i * stride];
     return s;
 }

@@ -9,7 +9,7 @@
 #define K_SUM_CHANNELS (DASS_K_SUM_LANES * 4)
 
 /* t = s (x - m) for each term, and the sum of the betas as the start: a large mean costs no digits. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_wsum(K_PARAM P p)
+template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM P p)
 {
     K_ITEM(p);
     K_SHARED float scale[DASS_K_TERMS * K_SUM_CHANNELS];
@@ -63,7 +63,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_wsum(K_PARAM 
 }
 K_LAUNCHER_V(dass_k_wsum_run, dass_k_wsum, k_wsum, K_THREADS)
 
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_gsum(K_PARAM P p)
+template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM P p)
 {
     K_ITEM(p);
     K_SHARED float of_d[DASS_K_TERMS * K_SUM_CHANNELS];
@@ -157,7 +157,7 @@ __device__ __forceinline__ double k_finish_term(const A &a, const dass_k_wsum_bw
 }
 
 /* Each block sums one term over one chunk: d_y comes from the second-level cache for all terms but the first. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_wsum_bwd(K_PARAM P p)
+template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum_bwd(K_PARAM P p)
 {
     K_ITEM(p);
     K_SHARED double sums[K_THREADS];

@@ -31,9 +31,10 @@ static void cuda_close(dass_backend *be)
     if (c->stream != NULL) {
         if (cudaStreamSynchronize(c->stream) != cudaSuccess)
             dass_log(DASS_LOG_WARN, "cuda: the device reports an error on closing");
+        dass__blas_close(c);
+        dass__cuda_conv_close(c);
         (void)cudaStreamDestroy(c->stream);
     }
-    dass__cuda_conv_close(c);
     (void)cudaFree(c->counters);
     dass_mem_free(c->free_counters);
     dass_mem_free(c);
@@ -258,8 +259,8 @@ dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c,
 
 /* The ordered table of tables: the first row that fits a node runs it. cuDNN's rows take what convolutions are left. */
 static const dass__cuda_row *const tables[] = {
-    dass__cuda_rows_dwpw,  dass__cuda_rows_norm, dass__cuda_rows_sum,  dass__cuda_rows_pool,
-    dass__cuda_rows_shape, dass__cuda_rows_loss, dass__cuda_rows_flat, dass__cuda_rows_conv,
+    dass__cuda_rows_dwpw,  dass__cuda_rows_depthwise, dass__cuda_rows_norm, dass__cuda_rows_sum,  dass__cuda_rows_pool,
+    dass__cuda_rows_shape, dass__cuda_rows_loss,      dass__cuda_rows_flat, dass__cuda_rows_blas, dass__cuda_rows_conv,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)

@@ -26,7 +26,8 @@ typedef struct dass_cuda {
     uint32_t *counters; /* device: zeros between launches; see kernels/common.cuh */
     uint32_t *free_counters;
     uint32_t n_free_counters;
-    void *dnn; /* cuda_conv.c, opened by the first node that wants it */
+    void *dnn;  /* cuda_conv.c, opened by the first node that wants it */
+    void *blas; /* cuda_blas.c's; NULL until its first node is prepared */
 } dass_cuda;
 
 /* One step of a prepared node. A launch has fn and args; a library call has call and object. */
@@ -127,17 +128,21 @@ dass_status dass__cuda_fail(int code, const char *call, const char *file, int li
     } while (0)
 
 void dass__cuda_conv_close(dass_cuda *c);
+/* Give back cuBLASLt if it was opened; every node that used it was dropped. */
+void dass__blas_close(dass_cuda *c);
 
 extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
 
 /* Tables contributed by the files, each ended by a row with op DASS_OP_NONE. */
-extern const dass__cuda_row dass__cuda_rows_dwpw[];  /* cuda_dwpw.c: the fused separable half */
-extern const dass__cuda_row dass__cuda_rows_norm[];  /* cuda_norm.c: batch norm, channel_sum */
-extern const dass__cuda_row dass__cuda_rows_sum[];   /* cuda_sum.c: wsum, wsum_bwd, gsum */
-extern const dass__cuda_row dass__cuda_rows_pool[];  /* cuda_pool.c */
-extern const dass__cuda_row dass__cuda_rows_shape[]; /* cuda_shape.c: relu, concat, slice, augment, drop-path, ... */
-extern const dass__cuda_row dass__cuda_rows_loss[];  /* cuda_loss.c: softmax, cross-entropy */
-extern const dass__cuda_row dass__cuda_rows_flat[];  /* cuda_flat.c: masks, optimisers, norm2, fill, copy */
-extern const dass__cuda_row dass__cuda_rows_conv[];  /* cuda_conv.c: cuDNN, every convolution */
+extern const dass__cuda_row dass__cuda_rows_dwpw[];      /* cuda_dwpw.c: the fused separable half */
+extern const dass__cuda_row dass__cuda_rows_depthwise[]; /* cuda_depthwise.c: depthwise convolutions */
+extern const dass__cuda_row dass__cuda_rows_norm[];      /* cuda_norm.c: batch norm, channel_sum */
+extern const dass__cuda_row dass__cuda_rows_sum[];       /* cuda_sum.c: wsum, wsum_bwd, gsum */
+extern const dass__cuda_row dass__cuda_rows_pool[];      /* cuda_pool.c */
+extern const dass__cuda_row dass__cuda_rows_shape[];     /* cuda_shape.c: relu, concat, slice, augment, ... */
+extern const dass__cuda_row dass__cuda_rows_loss[];      /* cuda_loss.c: softmax, cross-entropy */
+extern const dass__cuda_row dass__cuda_rows_flat[];      /* cuda_flat.c: masks, optimisers, norm2, fill, copy */
+extern const dass__cuda_row dass__cuda_rows_blas[];      /* cuda_blas.c: pointwise products by cuBLASLt */
+extern const dass__cuda_row dass__cuda_rows_conv[];      /* cuda_conv.c: cuDNN, what convolutions are left */
 
 #endif

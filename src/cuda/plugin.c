@@ -1,4 +1,5 @@
 /* The one exported function of libdass_cuda.so, and what `dass info` asks of it. */
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,9 @@ static void describe(char *text, size_t n_text)
     text[0] = '\0';
     (void)cudaRuntimeGetVersion(&runtime);
     (void)snprintf(line, sizeof line, "CUDA runtime %d.%d", runtime / 1000, runtime % 1000 / 10);
+    add(text, n_text, line);
+    const size_t blas = cublasLtGetVersion(); /* 130100 is 13.1.0 */
+    (void)snprintf(line, sizeof line, "cuBLASLt %zu.%zu.%zu", blas / 10000, blas / 100 % 100, blas % 100);
     add(text, n_text, line);
     if (cudaGetDeviceCount(&n) != cudaSuccess)
         (void)cudaGetLastError();

@@ -102,7 +102,7 @@ void dass_backend_close(dass_backend *be)
 static dass_status select_all(dass_exec *e)
 {
     for (dass_node n = 1; n < e->g->n_nodes; n++) {
-        e->n_selected = n;
+        e->n_selected = n + 1; /* one that fails half-way is dropped too */
         DASS_TRY(e->be->ops->select(e->be, e->mem, e->g, n, &e->kernels[n]));
         e->ws_bytes[n] = e->kernels[n].ws_bytes;
     }
