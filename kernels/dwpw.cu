@@ -26,7 +26,7 @@ static __device__ __forceinline__ void load_pointwise(const dass_k_dwpw_shape &s
 static __device__ __forceinline__ void finish_statistics(const dass_k_dwpw &a, double *red)
 {
     const uint32_t oc = a.s.oc;
-    const size_t pitch = (size_t)2 * oc + 1;
+    const size_t pitch = (size_t)3 * oc + 1;
     uint32_t cols = 1;
     while (cols < oc && cols < 64)
         cols *= 2;
@@ -41,9 +41,9 @@ static __device__ __forceinline__ void finish_statistics(const dass_k_dwpw &a, d
             double sum = 0.0;
             for (uint32_t b = row; c < oc && b < a.head.gx; b += rows) {
                 const float *from = a.part + b * pitch;
-                const double n = (double)__float_as_uint(from[2 * oc]);
-                const double d = (double)from[c] - mean;
-                sum += pass == 0 ? n * d : (double)from[oc + c] + n * d * d;
+                const double n = (double)__float_as_uint(from[3 * oc]);
+                const double d = (double)from[c] + (double)from[oc + c] - mean;
+                sum += pass == 0 ? n * d : (double)from[2 * oc + c] + n * d * d;
             }
             __syncthreads();
             red[threadIdx.x] = sum;
@@ -158,15 +158,17 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw(K_PAR
         }
     }
     __syncthreads();
-    float *part = a.part + (size_t)blockIdx.x * (2 * s.oc + 1);
-    if (threadIdx.x < n_oc) {
+    float *part = a.part + (size_t)blockIdx.x * (3 * s.oc + 1);
+    if (threadIdx.x < n_oc) { /* the block's mean as its two summands: in one float it would lose the second's digits */
         const double n = pixels > 0 ? (double)pixels : 1.0;
-        const double d1 = (double)tile[threadIdx.x] / n;
-        part[oc0 + threadIdx.x] = (float)((double)shift[threadIdx.x] + d1);
-        part[s.oc + oc0 + threadIdx.x] = (float)((double)upper[threadIdx.x] - n * d1 * d1);
+        const double off = (double)tile[threadIdx.x] / n;
+        float *to = part + oc0 + threadIdx.x;
+        to[0] = shift[threadIdx.x];
+        to[s.oc] = (float)off;
+        to[2 * s.oc] = (float)((double)upper[threadIdx.x] - n * off * off);
     }
     if (blockIdx.y == 0 && threadIdx.x == 0)
-        part[2 * s.oc] = __uint_as_float(pixels);
+        part[3 * s.oc] = __uint_as_float(pixels);
     if (k_last_block(a.counter, a.head.gx * a.head.gy))
         finish_statistics(a, red);
 }
