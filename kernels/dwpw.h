@@ -46,7 +46,7 @@ typedef struct dass_k_dwpw_shape {
 } dass_k_dwpw_shape;
 
 /* y, and mean, rstd = 1 / sqrt(var + eps) of y (var over M'); mean NULL: no statistics. Grid (blocks over tiles, slices
- * of y). part: (2 OC + 1) floats a block of x. Bytes: 4 M C + 4 M' OC for each slice of y. */
+ * of y). part: (3 OC + 1) floats a block of x. Bytes: 4 M C + 4 M' OC for each slice of y. */
 typedef struct dass_k_dwpw {
     dass_k_head head;
     dass_k_dwpw_shape s;

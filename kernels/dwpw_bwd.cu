@@ -373,18 +373,13 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
         const k_in_strip at = in_strip(a, j);
         if (at.n <= 0)
             continue;
-        k_vec<V> off[K_STRIP] = {}; /* x - mean */
         k_vec<V> v[K_STRIP] = {};
         k_vec<V> q[K_STRIP] = {};
 #pragma unroll
         for (int i = 0; i < K_STRIP; i++) {
             if (i >= at.n)
                 continue;
-            const k_vec<V> x = k_load<V>(a.in.x + (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c);
-            v[i] = k_relued<V>(f, x);
-#pragma unroll
-            for (int k = 0; k < V; k++)
-                off[i][k] = x[k] - f.mean[k];
+            v[i] = k_relued<V>(f, k_load<V>(a.in.x + (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c));
         }
         if constexpr (K > 0)
             gather<V, K>(a, at, l.c, taps + l.tx * V, v, q, d_w);
@@ -395,12 +390,13 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
             if constexpr (K == 0)
                 q[i] = gather_any<V>(a, at, i, l.c);
             const size_t to = (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c;
+            const k_vec<V> x = a.in.mean ? k_load<V>(a.in.x + to) : k_vec<V>{}; /* again: registers are dearer */
 #pragma unroll
             for (int k = 0; k < V; k++) {
                 if (s.relu && !(v[i][k] > 0.0f))
                     q[i][k] = 0.0f;
                 sums[0][k] += q[i][k];
-                sums[1][k] += q[i][k] * off[i][k];
+                sums[1][k] += q[i][k] * (x[k] - f.mean[k]);
             }
             if (a.acc) {
                 const k_vec<V> more = k_load<V>(a.acc + to);

@@ -160,7 +160,7 @@ static double output_error(const case_graph *cg, uint32_t i, const case_data *go
     const case_tensor *u = &cg_want->out[i];
     if (t->dtype == DASS_BITS)
         return bits_that_differ(got->buf[t->buf], want->buf[t->buf], t->offset, (t->count + 63) / 64 * 64) ? INFINITY
-                                                                                                            : 0;
+                                                                                                           : 0;
     if (t->dtype == DASS_U8 || t->dtype == DASS_I32) {
         const size_t size = dass_dtype_bytes(t->dtype);
         return memcmp((const uint8_t *)got->buf[t->buf] + (size_t)t->offset * size,
@@ -243,6 +243,21 @@ static int compare_case(dass_backend *be, dass_backend *ref, const test_case *t,
     return wrong;
 }
 
+/* Where a backend counts the launches of its kernels, the cases must have reached every one of them. */
+static int kernels_never_launched(const char *backend)
+{
+    uint64_t launches = 0;
+    int missing = 0;
+    const char *name = NULL;
+    for (uint32_t i = 0; (name = dass_backend_kernel(backend, i, &launches)) != NULL; i++) {
+        if (launches > 0)
+            continue;
+        print_error("%s: no case reaches kernel %s\n", backend, name);
+        missing++;
+    }
+    return missing;
+}
+
 static void backend_agrees_with_reference(void **state)
 {
     const subject *s = *state;
@@ -259,6 +274,8 @@ static void backend_agrees_with_reference(void **state)
              mode <= CASE_TEMP; mode++)
             wrong += compare_case(be, ref, &all[i], (case_mode)mode, &worst);
     print_message("%s: %zu cases, largest error %.2g\n", s->name, n, worst);
+    if (!only)
+        wrong += kernels_never_launched(s->backend);
     dass_backend_close(ref);
     dass_backend_close(be);
     assert_int_equal(wrong, 0);

@@ -109,7 +109,7 @@ static dass_status prepare_dwpw(dass_cuda *c, dass_arena *mem, const dass_graph 
     DASS_TRY(dass__cuda_counter(c, k, &a->counter));
     a->s = s;
     a->eps = (float)at->eps;
-    k->ws_bytes = (size_t)grid.x * (2 * (size_t)s.oc + 1) * sizeof(float);
+    k->ws_bytes = (size_t)grid.x * (3 * (size_t)s.oc + 1) * sizeof(float);
     return DASS_OK;
 }
 

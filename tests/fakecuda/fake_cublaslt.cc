@@ -218,8 +218,11 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t *out)
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 {
     const cublasStatus_t e = destroy<int>(handle, handle_kind);
+    bool last = true; /* objects do not say whose they are: ask when the last handle goes */
     for (const auto &l : live)
-        if (l.second != handle_kind)
+        last = last && l.second != handle_kind;
+    for (const auto &l : live)
+        if (last)
             fake_fault("a cuBLASLt %s outlives the handle", kind_name[l.second]);
     return e;
 }
