@@ -11,13 +11,13 @@
 
 /* ---- inputs and outputs ------------------------------------------------------------- */
 
-/* Activations start at multiples of 16 elements, as in the arena; weights and vectors at odd
+/* Activations start at multiples of 16 elements, as in the arena; weights, vectors and bytes at odd
  * offsets, as they do inside flat parameter groups, unless the case says otherwise. */
 static int64_t next_offset(case_graph *cg, dass_buf buf, dass_layout layout, dass_dtype dtype)
 {
     const int64_t unit = dtype == DASS_BITS ? 64 : 16;
     const int64_t start = (cg->used[buf] + unit - 1) / unit * unit;
-    return layout == DASS_LAYOUT_NHWC || dtype == DASS_BITS || cg->aligned ? start : start + 3;
+    return (layout == DASS_LAYOUT_NHWC && dtype != DASS_U8) || dtype == DASS_BITS || cg->aligned ? start : start + 3;
 }
 
 static void fail_full(case_graph *cg)
