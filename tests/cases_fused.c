@@ -125,8 +125,9 @@ static void build_softmax_bwd(case_graph *cg, const int32_t *a)
 }
 
 #define XENT_ARGS "n classes valid smoothing_permille"
-static const int32_t xent_args[][CASE_MAX_ARGS] = {
-    {4, 10, 0, 0}, {5, 10, 3, 0}, {3, 7, 0, 100}, {6, 100, 4, 100}, {1, 2, 1, 0}, {9, 1000, 0, 100}, {300, 10, 277, 100}};
+static const int32_t xent_args[][CASE_MAX_ARGS] = {{4, 10, 0, 0},      {5, 10, 3, 0}, {3, 7, 0, 100},
+                                                   {6, 100, 4, 100},   {1, 2, 1, 0},  {9, 1000, 0, 100},
+                                                   {300, 10, 277, 100}};
 
 static void build_xent(case_graph *cg, const int32_t *a)
 {

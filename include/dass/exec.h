@@ -42,7 +42,7 @@ const char *dass_exec_kernel_name(const dass_exec *e, dass_node n);
 typedef struct dass_exec_stats {
     uint32_t n_nodes, n_runs;         /* nodes; times at which something runs, after merging */
     uint32_t n_launches_alone;        /* launches of a run without merging; 0 where nothing is launched */
-    uint32_t n_launches;              /* with merging; known once bound, n_launches_alone before */
+    uint32_t n_launches;              /* with merging */
 } dass_exec_stats;
 dass_exec_stats dass_exec_get_stats(const dass_exec *e);
 

@@ -69,6 +69,7 @@ typedef struct dass_stage_size {
     const char *task;  /* "weights" "eval" "alpha", or "unroll" "unrolled" "hessian+" "hessian-" in second order */
     int32_t batch;
     int64_t nodes;
+    int64_t launches_alone, launches; /* on a device, node by node and merged; 0 where nothing is launched */
     size_t peak_bytes, bound_bytes, sum_bytes;
 } dass_stage_size;
 

@@ -64,6 +64,9 @@ static void print_table(const dass_sizes *s)
         const dass_stage_size *t = &s->stage[i];
         (void)printf("  %-9s %-8s %6d %8lld %12.1f %12.1f %12.1f%s\n", t->stage, t->task, t->batch, (long long)t->nodes,
                      mib(t->peak_bytes), mib(t->bound_bytes), mib(t->sum_bytes), i == s->largest ? "  largest" : "");
+        if (t->launches_alone > 0)
+            (void)printf("  %-9s %lld launches node by node, %lld merged\n", "", (long long)t->launches_alone,
+                         (long long)t->launches);
     }
     (void)printf("\n  the largest values of %s %s\n  %10s  %-13s  %s\n", s->stage[s->largest].stage,
                  s->stage[s->largest].task, "MiB", "nodes alive", "made by, shape, name");

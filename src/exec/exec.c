@@ -126,6 +126,26 @@ static dass_status make_plan(dass_exec *e)
     return st;
 }
 
+/* Merge what runs at one time. A group of many kernels may hold several sorts only if two groups hash alike, which the
+ * order keeps apart: one time is one group. */
+static dass_status make_runs(dass_exec *e)
+{
+    const dass_order *o = e->plan->order;
+    const uint32_t n = e->g->n_nodes - 1;
+    e->n_runs = 0;
+    for (uint32_t i = 0, end = 0; i < n; i = end) {
+        const dass_kernel *k[DASS__MAX_MERGED];
+        const uint32_t now = o->time[o->seq[i]];
+        for (end = i; end < n && end - i < DASS__MAX_MERGED && o->time[o->seq[end]] == now; end++)
+            k[end - i] = &e->kernels[o->seq[end]];
+        dass__run *r = &e->runs[e->n_runs++];
+        *r = (dass__run){.node = o->seq[i], .n_nodes = end - i, .kernel = e->kernels[o->seq[i]]};
+        if (end - i > 1)
+            DASS_TRY(e->be->ops->merge(e->be, e->mem, k, end - i, &r->kernel));
+    }
+    return DASS_OK;
+}
+
 dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exec_options *opt, dass_exec **out)
 {
     *out = NULL;
@@ -150,6 +170,7 @@ dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exe
     DASS_TRY_TO(dass_mem_alloc(g->n_nodes * sizeof *e->runs, "kernels", &p), st, out);
     e->runs = p;
     DASS_TRY_TO(make_plan(e), st, out);
+    DASS_TRY_TO(make_runs(e), st, out); /* for the counts; again when the pointers are known */
 out:
     if (st != DASS_OK) {
         dass_exec_free(e);
@@ -186,12 +207,11 @@ const dass_graph *dass_exec_graph(const dass_exec *e)
 
 dass_exec_stats dass_exec_get_stats(const dass_exec *e)
 {
-    dass_exec_stats s = {.n_nodes = e->g->n_nodes - 1, .n_runs = e->plan->order->n_times};
+    dass_exec_stats s = {.n_nodes = e->g->n_nodes - 1, .n_runs = e->n_runs};
     for (dass_node n = 1; n < e->g->n_nodes; n++)
         s.n_launches_alone += e->kernels[n].n_launches;
     for (uint32_t i = 0; i < e->n_runs; i++)
         s.n_launches += e->runs[i].kernel.n_launches;
-    s.n_launches = e->n_runs > 0 ? s.n_launches : s.n_launches_alone;
     return s;
 }
 
@@ -210,26 +230,6 @@ void *dass__exec_pointer(const dass_exec *e, dass_val v, unsigned char *arena, v
     /* bits at an offset are addressed by whole words */
     const size_t skip = x->dtype == DASS_BITS ? (size_t)x->offset / 8 : (size_t)x->offset * dass_dtype_bytes(x->dtype);
     return (unsigned char *)bufs[x->buf] + skip;
-}
-
-/* Merge what runs at one time. A group of many kernels may hold several sorts only if two groups hash alike, which the
- * order keeps apart: one time is one group. */
-static dass_status make_runs(dass_exec *e)
-{
-    const dass_order *o = e->plan->order;
-    const uint32_t n = e->g->n_nodes - 1;
-    e->n_runs = 0;
-    for (uint32_t i = 0, end = 0; i < n; i = end) {
-        const dass_kernel *k[DASS__MAX_MERGED];
-        const uint32_t now = o->time[o->seq[i]];
-        for (end = i; end < n && end - i < DASS__MAX_MERGED && o->time[o->seq[end]] == now; end++)
-            k[end - i] = &e->kernels[o->seq[end]];
-        dass__run *r = &e->runs[e->n_runs++];
-        *r = (dass__run){.node = o->seq[i], .n_nodes = end - i, .kernel = e->kernels[o->seq[i]]};
-        if (end - i > 1)
-            DASS_TRY(e->be->ops->merge(e->be, e->mem, k, end - i, &r->kernel));
-    }
-    return DASS_OK;
 }
 
 dass_status dass__exec_bind(dass_exec *e, unsigned char *arena, void *const *bufs, uint32_t n_bufs)

@@ -143,6 +143,7 @@ static dass_status measure_stage(measure *m, const stage_row *row, dass_sizes *o
     dass_steps steps;
     DASS_TRY(dass_steps_plan(m->store, &m->arch, &phase, 1, m->be, NULL, &steps));
     const dass_plan *plan = dass_exec_plan(steps.exec[0]);
+    const dass_exec_stats stats = dass_exec_get_stats(steps.exec[0]);
     m->bufs |= dass_graph_bufs(steps.graph[0]);
     DASS_ASSERT(out->n_stages < DASS_MAX_STAGE_SIZES);
     dass_stage_size *s = &out->stage[out->n_stages];
@@ -150,6 +151,8 @@ static dass_status measure_stage(measure *m, const stage_row *row, dass_sizes *o
                            .task = row->task,
                            .batch = phase.batch,
                            .nodes = (int64_t)steps.graph[0]->n_nodes - 1,
+                           .launches_alone = stats.n_launches_alone,
+                           .launches = stats.n_launches,
                            .peak_bytes = plan->peak_bytes,
                            .bound_bytes = plan->bound_bytes,
                            .sum_bytes = plan->sum_bytes};
