@@ -366,7 +366,8 @@ run-check: all tests
 	@DASS_TEST_SHORT=1 $(suite)
 
 asan: ## build with the address and undefined-behaviour sanitizers, and run the tests
-	@ASAN_OPTIONS=detect_leaks=1:$$ASAN_OPTIONS $(again) MODE=asan run-check
+	@ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=0:$$ASAN_OPTIONS \
+	LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0:$$LSAN_OPTIONS $(again) MODE=asan run-check
 
 ubsan: ## build with the undefined-behaviour sanitizer, and run the tests
 	@UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS $(again) MODE=ubsan run-check
