@@ -21,6 +21,12 @@ dass_status dass__cuda_fail(int code, const char *call, const char *file, int li
     return DASS_FAIL(st, "cuda: %s: %s (%s) at %s:%d", call, cudaGetErrorString(e), cudaGetErrorName(e), file, line);
 }
 
+/* A slot of dass_cuda.replays; exec NULL: free. */
+struct dass_replay {
+    cudaGraphExec_t exec;
+    size_t n_nodes;
+};
+
 /* ---- device ------------------------------------------------------------------------------------------------------ */
 
 static void cuda_close(dass_backend *be)
@@ -37,6 +43,7 @@ static void cuda_close(dass_backend *be)
     }
     (void)cudaFree(c->counters);
     dass_mem_free(c->free_counters);
+    dass_mem_free(c->replays);
     dass_mem_free(c);
 }
 
@@ -45,6 +52,8 @@ static dass_status open_counters(dass_cuda *c)
     void *p = NULL;
     DASS_TRY(dass_mem_alloc(DASS__N_COUNTERS * sizeof *c->free_counters, "cuda counters", &p));
     c->free_counters = p;
+    DASS_TRY(dass_mem_alloc(DASS__MAX_REPLAYS * sizeof *c->replays, "cuda recordings", &p));
+    c->replays = p;
     CUDA_TRY(cudaMalloc(&p, DASS__N_COUNTERS * sizeof *c->counters));
     c->counters = p;
     CUDA_TRY(cudaMemsetAsync(c->counters, 0, DASS__N_COUNTERS * sizeof *c->counters, c->stream));
@@ -395,11 +404,6 @@ static bool cuda_can(dass_backend *be, dass_op op)
 
 /* ---- capture ----------------------------------------------------------------------------------------------------- */
 
-struct dass_replay {
-    cudaGraphExec_t exec;
-    size_t n_nodes;
-};
-
 static dass_status cuda_capture_begin(dass_backend *be)
 {
     CUDA_TRY(cudaStreamBeginCapture(((dass_cuda *)be)->stream, cudaStreamCaptureModeThreadLocal));
@@ -411,20 +415,21 @@ static dass_status cuda_capture_end(dass_backend *be, dass_replay **out)
     dass_cuda *c = (dass_cuda *)be;
     dass_status st = DASS_OK;
     cudaGraph_t graph = NULL;
-    dass_replay *r = NULL;
-    void *p = NULL;
+    dass_replay *r = c->replays;
     *out = NULL;
     CUDA_TRY_TO(cudaStreamEndCapture(c->stream, &graph), st, out);
-    DASS_TRY_TO(dass_mem_alloc(sizeof *r, "captured graph", &p), st, out);
-    r = p;
+    while (r < c->replays + DASS__MAX_REPLAYS && r->exec != NULL)
+        r++;
+    if (r == c->replays + DASS__MAX_REPLAYS) {
+        st = DASS_FAIL(DASS_NOMEM, "cuda: more than %d recordings are alive at once", DASS__MAX_REPLAYS);
+        goto out;
+    }
     CUDA_TRY_TO(cudaGraphGetNodes(graph, NULL, &r->n_nodes), st, out);
     CUDA_TRY_TO(cudaGraphInstantiate(&r->exec, graph, 0), st, out);
     *out = r;
 out:
     if (graph != NULL)
         (void)cudaGraphDestroy(graph);
-    if (st != DASS_OK)
-        dass_mem_free(r);
     return st;
 }
 
@@ -440,7 +445,7 @@ static void cuda_replay_free(dass_backend *be, dass_replay *r)
         return;
     (void)cudaStreamSynchronize(((dass_cuda *)be)->stream);
     (void)cudaGraphExecDestroy(r->exec);
-    dass_mem_free(r);
+    r->exec = NULL;
 }
 
 static size_t cuda_replay_nodes(const dass_replay *r)

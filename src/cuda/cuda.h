@@ -15,6 +15,7 @@
 #include "kernels/kernels.h"
 
 #define DASS__MAX_STAGES 8
+#define DASS__MAX_REPLAYS 64   /* recordings alive at once */
 #define DASS__N_COUNTERS 65536 /* nodes with a reduction, of all executors alive */
 
 typedef struct dass_cuda {
@@ -26,8 +27,9 @@ typedef struct dass_cuda {
     uint32_t *counters; /* device: zeros between launches; see kernels/common.cuh */
     uint32_t *free_counters;
     uint32_t n_free_counters;
-    void *dnn;  /* cuda_conv.c, opened by the first node that wants it */
-    void *blas; /* cuda_blas.c's; NULL until its first node is prepared */
+    dass_replay *replays; /* DASS__MAX_REPLAYS slots, so that recording allocates nothing of ours */
+    void *dnn;            /* cuda_conv.c, opened by the first node that wants it */
+    void *blas;           /* cuda_blas.c's; NULL until its first node is prepared */
 } dass_cuda;
 
 /* One step of a prepared node. A launch has fn and args; a library call has call and object. */
