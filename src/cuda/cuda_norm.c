@@ -3,12 +3,6 @@
 
 #include "kernels/norm.h"
 
-static uint32_t variant_of(const dass_graph *g, dass_node n, uint32_t i)
-{
-    const dass_value *v = dass__cuda_in(g, n, i);
-    return dass__cuda_vec4(v, v->dim[1]) ? DASS_K_V4 : DASS_K_V1;
-}
-
 /* ---- bn_stats: x -> mean, rstd ---------------------------------------------------------------------------------- */
 
 static dass_status prepare_bn_stats(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
@@ -16,7 +10,7 @@ static dass_status prepare_bn_stats(dass_cuda *c, dass_arena *mem, const dass_gr
     const dass_value *x = dass__cuda_in(g, n, 0);
     dass_k_reduce r;
     const dass_k_grid grid =
-        dass__cuda_reduce_grid(c, dass__cuda_pixels(x), (uint32_t)x->dim[1], variant_of(g, n, 0), &r);
+        dass__cuda_reduce_grid(c, dass__cuda_pixels(x), (uint32_t)x->dim[1], dass__cuda_variant(g, n), &r);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_bn_stats_run, "bn_stats", grid, sizeof(dass_k_bn_stats), &p));
     dass_k_bn_stats *a = p;
@@ -44,8 +38,7 @@ static dass_status bind_bn_stats(dass_cuda *c, const dass_graph *g, dass_node n,
 static dass_status prepare_bn_apply(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const dass_value *x = dass__cuda_in(g, n, 0);
-    const dass_value *y = dass__cuda_out(g, n, 0);
-    const uint32_t v = dass__cuda_vec4(x, x->dim[1]) && dass__cuda_vec4(y, y->dim[1]) ? DASS_K_V4 : DASS_K_V1;
+    const uint32_t v = dass__cuda_variant(g, n);
     const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(x) / (v ? v : 1), v);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_bn_apply_run, "bn_apply", grid, sizeof(dass_k_bn_apply), &p));
@@ -75,7 +68,7 @@ static dass_status prepare_bn_bwd_reduce(dass_cuda *c, dass_arena *mem, const da
                                          dass_kernel *k)
 {
     const dass_value *x = dass__cuda_in(g, n, 1);
-    const uint32_t v = variant_of(g, n, 0) && variant_of(g, n, 1) ? DASS_K_V4 : DASS_K_V1;
+    const uint32_t v = dass__cuda_variant(g, n);
     dass_k_reduce r;
     const dass_k_grid grid = dass__cuda_reduce_grid(c, dass__cuda_pixels(x), (uint32_t)x->dim[1], v, &r);
     void *p = NULL;
@@ -104,9 +97,7 @@ static dass_status bind_bn_bwd_reduce(dass_cuda *c, const dass_graph *g, dass_no
 static dass_status prepare_bn_bwd_apply(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const dass_value *x = dass__cuda_in(g, n, 1);
-    const dass_value *d_x = dass__cuda_out(g, n, 0);
-    const bool wide = variant_of(g, n, 0) && variant_of(g, n, 1) && dass__cuda_vec4(d_x, d_x->dim[1]);
-    const uint32_t v = wide ? DASS_K_V4 : DASS_K_V1;
+    const uint32_t v = dass__cuda_variant(g, n);
     const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(x) / (v ? v : 1), v);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_bn_bwd_apply_run, "bn_bwd_apply", grid, sizeof(dass_k_bn_bwd_apply), &p));
@@ -137,7 +128,7 @@ static dass_status prepare_channel_sum(dass_cuda *c, dass_arena *mem, const dass
     const dass_value *x = dass__cuda_in(g, n, 0);
     dass_k_reduce r;
     const dass_k_grid grid =
-        dass__cuda_reduce_grid(c, dass__cuda_pixels(x), (uint32_t)x->dim[1], variant_of(g, n, 0), &r);
+        dass__cuda_reduce_grid(c, dass__cuda_pixels(x), (uint32_t)x->dim[1], dass__cuda_variant(g, n), &r);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_channel_sum_run, "channel_sum", grid, sizeof(dass_k_channel_sum), &p));
     dass_k_channel_sum *a = p;
