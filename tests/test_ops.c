@@ -99,6 +99,7 @@ typedef struct subject {
     const char *backend;
     const char *cpu; /* DASS_CPU, or NULL */
     size_t i_registry;
+    dass_precision precision;
 } subject;
 
 static dass_status open_subject(const subject *s, int n_threads, dass_backend **out)
@@ -107,7 +108,8 @@ static dass_status open_subject(const subject *s, int n_threads, dass_backend **
         setenv("DASS_CPU", s->cpu, 1);
     else
         unsetenv("DASS_CPU");
-    const dass_status st = dass_backend_open(s->backend, &(dass_backend_options){.n_threads = n_threads}, out);
+    const dass_backend_options opt = {.n_threads = n_threads, .precision = s->precision};
+    const dass_status st = dass_backend_open(s->backend, &opt, out);
     unsetenv("DASS_CPU");
     return st;
 }
@@ -208,7 +210,8 @@ static dass_buf stray_write(const case_graph *cg, case_data *d)
 }
 
 /* One case on one backend against the double reference; returns 0 when it agrees. */
-static int compare_case(dass_backend *be, dass_backend *ref, const test_case *t, case_mode mode, double *worst)
+static int compare_case(dass_backend *be, dass_backend *ref, const test_case *t, case_mode mode, double allowed,
+                        double *worst)
 {
     case_graph *cg[2] = {NULL, NULL};
     case_data d[2] = {{{0}, {0}}, {{0}, {0}}};
@@ -224,7 +227,7 @@ static int compare_case(dass_backend *be, dass_backend *ref, const test_case *t,
     }
     for (uint32_t i = 0; !wrong && i < cg[1]->n_out; i++) {
         const double e = output_error(cg[1], i, &d[1], cg[0], &d[0]);
-        if (!(e <= tolerance)) {
+        if (!(e <= allowed)) {
             print_error("%s (mode %d): %s differs from the reference by %.3g\n", name, (int)mode, cg[1]->out[i].name,
                         e);
             wrong = 1;
@@ -272,13 +275,54 @@ static void backend_agrees_with_reference(void **state)
     for (size_t i = 0; i < n && wrong < max_reported; i++)
         for (int mode = only && strcmp(only, dass_op_get(all[i].op)->name) != 0 ? CASE_TEMP + 1 : CASE_PLAIN;
              mode <= CASE_TEMP; mode++)
-            wrong += compare_case(be, ref, &all[i], (case_mode)mode, &worst);
+            wrong += compare_case(be, ref, &all[i], (case_mode)mode, tolerance, &worst);
     print_message("%s: %zu cases, largest error %.2g\n", s->name, n, worst);
     if (!only)
         wrong += kernels_never_launched(s->backend);
     dass_backend_close(ref);
     dass_backend_close(be);
     assert_int_equal(wrong, 0);
+}
+
+/* ---- precision ---------------------------------------------------------------------- */
+
+/* With TF32 convolutions agree to ten bits of mantissa, and no longer to those of fp32: the switch reaches the
+ * libraries. Depthwise products are ours, and stay fp32. */
+static void tf32_rounds_factors_of_convolutions(void **state)
+{
+    const subject *s = *state;
+    dass_backend *be = open_or_skip(s, 2);
+    dass_backend *ref = NULL;
+    assert_int_equal(dass_backend_open("ref64", NULL, &ref), DASS_OK);
+    size_t n;
+    const test_case *all = cases_all(&n);
+    static const dass_op ops[] = {DASS_OP_CONV, DASS_OP_CONV_BWD_DATA, DASS_OP_CONV_BWD_WEIGHTS};
+    for (size_t k = 0; k < sizeof(ops) / sizeof(*ops); k++) {
+        int wrong = 0;
+        double worst = 0;
+        for (size_t i = 0; i < n; i++)
+            if (all[i].op == ops[k])
+                wrong += compare_case(be, ref, &all[i], CASE_PLAIN, 4e-3, &worst);
+        print_message("%s, %s: largest error %.2g\n", s->name, dass_op_get(ops[k])->name, worst);
+        assert_int_equal(wrong, 0);
+        assert_true(worst > 2e-5);
+    }
+    dass_backend_close(ref);
+    dass_backend_close(be);
+}
+
+/* A device without it says so; it does not compute in another precision. */
+static void tf32_is_refused_where_it_is_not(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"host", "ref", "ref64", "null"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        dass_backend *be = NULL;
+        const dass_backend_options opt = {.precision = DASS_PRECISION_TF32};
+        assert_int_equal(dass_backend_open(names[i], &opt, &be), DASS_UNSUPPORTED);
+        assert_null(be);
+        assert_non_null(strstr(dass_error_text(), "run.precision"));
+    }
 }
 
 /* ---- threads ------------------------------------------------------------------------ */
@@ -357,13 +401,21 @@ int main(void)
 {
     static subject subjects[16];
     static char names[2][16][128];
-    struct CMUnitTest tests[3 + 2 * 16] = {
+    static subject tf32 = {.name = "cuda/tf32", .backend = "cuda", .precision = DASS_PRECISION_TF32};
+    struct CMUnitTest tests[5 + 2 * 16] = {
         cmocka_unit_test(every_op_has_a_name),
         cmocka_unit_test(every_op_has_cases),
         cmocka_unit_test(every_case_builds_its_op),
+        cmocka_unit_test(tf32_is_refused_where_it_is_not),
+        {.name = "cuda with TF32 rounds the factors of convolutions",
+         .test_func = tf32_rounds_factors_of_convolutions,
+         .initial_state = &tf32},
     };
-    size_t n_tests = 3;
+    size_t n_tests = 5;
     const size_t n = add_subjects(subjects, 16);
+    for (size_t i = 0; dass_backend_name(i); i++)
+        if (strcmp(dass_backend_name(i), tf32.backend) == 0)
+            tf32.i_registry = i;
     for (size_t i = 0; i < n; i++) {
         snprintf(names[0][i], sizeof(names[0][i]), "%.47s agrees with the reference", subjects[i].name);
         tests[n_tests++] = (struct CMUnitTest){.name = names[0][i],

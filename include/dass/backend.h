@@ -22,9 +22,15 @@ typedef struct dass_kernel {
     uint32_t n_launches; /* what run enqueues on a device; 0 where nothing is launched */
 } dass_kernel;
 
+/* What may happen to products of convolutions and of linear layers. FP32: the rounding of single precision, nothing
+ * else. TF32: factors may be rounded to 10 bits of mantissa, and transforms (Winograd, FFT) used; tensors and sums stay
+ * fp32. */
+typedef enum dass_precision { DASS_PRECISION_FP32, DASS_PRECISION_TF32, DASS_N_PRECISIONS } dass_precision;
+
 typedef struct dass_backend_options {
     int ordinal;   /* device number */
     int n_threads; /* host: 0 = all cores */
+    dass_precision precision;
 } dass_backend_options;
 
 typedef struct dass_backend_ops {
@@ -57,6 +63,7 @@ typedef struct dass_backend_ops {
     void (*replay_free)(dass_backend *be, dass_replay *r); /* NULL is fine */
     size_t (*replay_nodes)(const dass_replay *r);          /* launches and copies in it */
     dass_dtype real; /* the floating type it computes in: graphs of the other are refused */
+    bool has_tf32;   /* else any precision but FP32 is refused */
 } dass_backend_ops;
 
 /* Every backend starts with its ops, so that a pointer is enough. */

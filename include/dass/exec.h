@@ -9,11 +9,14 @@
 #define DASS_EXEC_H
 
 #include "dass/backend.h"
+#include "dass/config.h"
 #include "dass/plan.h"
 
 /* Names: "host" (the fast paths), "ref" and "ref64" (plain C, f32 and f64), "null" (plans, never computes), "cuda".
  * Errors: DASS_UNSUPPORTED with the reason when this build or machine has no such backend; never another instead. */
 dass_status dass_backend_open(const char *name, const dass_backend_options *opt, dass_backend **out);
+/* The same by NAME or NAME:NUMBER, with the threads and the precision of a configuration. Errors: also DASS_CONFIG. */
+dass_status dass_backend_open_for(const dass_config *c, const char *device, dass_backend **out);
 void dass_backend_close(dass_backend *be);
 /* Registry, for `dass info`: name and availability text of backend i; NULL past the end. */
 const char *dass_backend_name(size_t i);

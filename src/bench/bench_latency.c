@@ -53,8 +53,7 @@ static dass_status open_latency(latency *l, int32_t batch)
                               .lower = DASS_LOWER_ALL,
                               .mean = half,
                               .std = half};
-    const dass_backend_options opt = {.n_threads = (int)l->cfg->run_threads};
-    DASS_TRY(dass_backend_open(l->cfg->run_device, &opt, &l->be));
+    DASS_TRY(dass_backend_open_for(l->cfg, l->cfg->run_device, &l->be));
     DASS_TRY(dass_store_make(l->be->ops->real, &l->store));
     DASS_TRY(dass_steps_plan(l->store, l->arch, &phase, 1, l->be, NULL, &l->steps));
     DASS_TRY(dass_steps_bind(l->store, &l->steps));

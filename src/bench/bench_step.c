@@ -134,8 +134,7 @@ static dass_status open_bench(bench *b)
     b->alpha = b->arch.kind == DASS_NET_SUPERNET;
     DASS_TRY(dass_arena_make("bench", &b->mem));
     DASS_TRY(open_data(b));
-    const dass_backend_options opt = {.n_threads = (int)c->run_threads};
-    DASS_TRY(dass_backend_open(c->run_device, &opt, &b->be));
+    DASS_TRY(dass_backend_open_for(c, c->run_device, &b->be));
     DASS_TRY(dass_store_make(b->be->ops->real, &b->store));
     DASS_TRY(make_segments(b, &segments, &n_segments));
     dass_phase phase[2] = {{.task = DASS_TASK_WEIGHTS}, {.task = DASS_TASK_ALPHA}};

@@ -89,6 +89,7 @@ static dass_status cuda_open(const dass_backend_options *opt, dass_backend **out
     dass_cuda *c = block;
     c->base.ops = &dass_backend_cuda;
     c->ordinal = opt->ordinal;
+    c->precision = opt->precision;
     const dass_status st = open_device(c);
     if (st != DASS_OK) {
         cuda_close(&c->base);
@@ -483,4 +484,5 @@ const dass_backend_ops dass_backend_cuda = {
     .replay_free = cuda_replay_free,
     .replay_nodes = cuda_replay_nodes,
     .real = DASS_F32,
+    .has_tf32 = true,
 };

@@ -21,6 +21,7 @@
 typedef struct dass_cuda {
     dass_backend base;
     int ordinal;
+    dass_precision precision;
     void *stream; /* cudaStream_t, non-blocking */
     int n_sm;
     char device[128];

@@ -17,11 +17,12 @@
 #include "dass/mem.h"
 
 typedef struct blas_options {
-    cublasComputeType_t compute; /* CUBLAS_COMPUTE_32F is float throughout; FAST_TF32 and FAST_16BF are not */
-    uint64_t max_ws;             /* bytes of scratch for one product, at most */
+    cublasComputeType_t compute;
+    uint64_t max_ws; /* bytes of scratch for one product, at most */
 } blas_options;
 
-static const blas_options default_options = {.compute = CUBLAS_COMPUTE_32F, .max_ws = 8u << 20};
+static const cublasComputeType_t compute_of[DASS_N_PRECISIONS] = {
+    [DASS_PRECISION_FP32] = CUBLAS_COMPUTE_32F, [DASS_PRECISION_TF32] = CUBLAS_COMPUTE_32F_FAST_TF32};
 
 typedef struct blas {
     cublasLtHandle_t handle;
@@ -66,7 +67,7 @@ static dass_status blas_of(dass_cuda *c, blas **out)
         void *p = NULL;
         DASS_TRY(dass_mem_alloc(sizeof(blas), "cuBLASLt", &p));
         blas *b = p;
-        b->opt = default_options;
+        b->opt = (blas_options){.compute = compute_of[c->precision], .max_ws = 8u << 20};
         const cublasStatus_t e = cublasLtCreate(&b->handle);
         if (e != CUBLAS_STATUS_SUCCESS) {
             dass_mem_free(b);

@@ -111,13 +111,13 @@ static const dass_value *arg(const dass_graph *g, dass_node n, uint32_t i)
     return &g->vals[g->args[g->nodes[n].args + i]];
 }
 
-static dass__dnn_conv describe(const dass_graph *g, dass_node n)
+static dass__dnn_conv describe(const dass_cuda *c, const dass_graph *g, dass_node n)
 {
     const places p = places_of(g->nodes[n].op);
     const dass_conv_attr *a = &g->nodes[n].attr.conv;
     const dass_value *x = arg(g, n, p.x);
     return (dass__dnn_conv){.kind = p.kind,
-                            .math = DASS__DNN_FP32,
+                            .math = c->precision == DASS_PRECISION_TF32 ? DASS__DNN_TF32 : DASS__DNN_FP32,
                             .n = x->dim[0],
                             .ic = x->dim[1],
                             .ih = x->dim[2],
@@ -169,7 +169,7 @@ static dass_status add_transpose(dass_cuda *c, dass_arena *mem, dass_kernel *k, 
 static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const places p = places_of(g->nodes[n].op);
-    const dass__dnn_conv d = describe(g, n);
+    const dass__dnn_conv d = describe(c, g, n);
     const dass_value *x = arg(g, n, p.x);
     const dass_value *y = arg(g, n, p.y);
     DASS_TRY(open_dnn(c, mem));

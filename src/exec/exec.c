@@ -6,6 +6,7 @@
 #include "exec_private.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 extern const dass_backend_ops dass_backend_host;
@@ -88,7 +89,31 @@ dass_status dass_backend_open(const char *name, const dass_backend_options *opt,
         ops = p->backend;
     }
     const dass_backend_options none = {0};
-    return ops->open(opt ? opt : &none, out);
+    const dass_backend_options *o = opt ? opt : &none;
+    if (o->precision != DASS_PRECISION_FP32 && !ops->has_tf32)
+        return DASS_FAIL(DASS_UNSUPPORTED,
+                         "device '%s' computes in its own precision only; leave run.precision at fp32", name);
+    return ops->open(o, out);
+}
+
+dass_status dass_backend_open_for(const dass_config *c, const char *device, dass_backend **out)
+{
+    char name[DASS_TEXT_MAX];
+    (void)snprintf(name, sizeof name, "%s", device);
+    dass_backend_options opt = {.n_threads = (int)c->run_threads,
+                                .precision =
+                                    strcmp(c->run_precision, "tf32") == 0 ? DASS_PRECISION_TF32 : DASS_PRECISION_FP32};
+    char *colon = strchr(name, ':');
+    if (colon != NULL) {
+        char *end = NULL;
+        const long ordinal = strtol(colon + 1, &end, 10);
+        if (end == colon + 1 || *end != '\0' || ordinal < 0 || ordinal > 1023)
+            return DASS_FAIL(DASS_CONFIG, "%s: run.device: '%s' is not NAME or NAME:NUMBER",
+                             c->origin[DASS_KEY_run_device], device);
+        opt.ordinal = (int)ordinal;
+        *colon = '\0';
+    }
+    return dass_backend_open(name, &opt, out);
 }
 
 void dass_backend_close(dass_backend *be)

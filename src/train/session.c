@@ -7,25 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-dass_status dass__backend_open(const dass_config *c, const char *device, dass_backend **out)
-{
-    char name[DASS_TEXT_MAX];
-    (void)snprintf(name, sizeof name, "%s", device);
-    dass_backend_options opt = {.n_threads = (int)c->run_threads};
-    char *colon = strchr(name, ':');
-    if (colon != NULL) {
-        char *end = NULL;
-        const long ordinal = strtol(colon + 1, &end, 10);
-        if (end == colon + 1 || *end != '\0' || ordinal < 0 || ordinal > 1023)
-            return DASS_FAIL(DASS_CONFIG, "%s: run.device: '%s' is not NAME or NAME:NUMBER",
-                             c->origin[DASS_KEY_run_device], device);
-        opt.ordinal = (int)ordinal;
-        *colon = '\0';
-    }
-    DASS_TRY(dass_backend_open(name, &opt, out));
-    return DASS_OK;
-}
-
 void dass__network_text(const dass_arch *a, char *buf, size_t n)
 {
     switch (a->kind) {
@@ -124,7 +105,7 @@ static dass_status open_parts(dass__session *s, const dass_params *from)
     DASS_TRY(dass__folder_open(s, from));
     DASS_TRY(dass_dataset_load(c, &s->data));
     DASS_TRY(dass_dataset_check(s->data, c));
-    DASS_TRY(dass__backend_open(c, c->run_device, &s->be));
+    DASS_TRY(dass_backend_open_for(c, c->run_device, &s->be));
     DASS_TRY(open_store(s, from));
     DASS_TRY(dass__folder_logs(s));
     s->block.seed = (uint64_t)c->run_seed;

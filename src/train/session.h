@@ -99,8 +99,6 @@ dass_phase dass__phase_of(const dass_config *c, dass_task task, dass_stage stage
 dass_status dass__feed(dass__session *s, dass_source *src, dass_batch *out);
 /* A batch into the store. */
 dass_status dass__feed_batch(dass__session *s, dass_inputs to, const dass_batch *batch);
-/* Backend by "name" or "name:ordinal". */
-dass_status dass__backend_open(const dass_config *c, const char *device, dass_backend **out);
 /* Every parameter of the network into the store, those of the auxiliary head too if it is wanted. */
 dass_status dass__register_params(dass_store *s, const dass_arch *arch, bool auxiliary);
 

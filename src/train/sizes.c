@@ -222,7 +222,7 @@ dass_status dass_sizes_measure(const dass_config *c, const char *device, dass_si
     (void)snprintf(out->backend, sizeof out->backend, "%.15s", device);
     dass_status st = DASS_OK;
     DASS_TRY_TO(dass_arena_make("sizes", &m.mem), st, out);
-    DASS_TRY_TO(dass__backend_open(c, device, &m.be), st, out);
+    DASS_TRY_TO(dass_backend_open_for(c, device, &m.be), st, out);
     DASS_TRY_TO(dass_store_make(m.be->ops->real, &m.store), st, out);
     DASS_TRY_TO(measure_all(&m, out), st, out);
 out:

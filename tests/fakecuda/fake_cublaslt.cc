@@ -163,8 +163,22 @@ struct work {
     const float *a, *b, *bias;
     float *d, *ws;
     int64_t lda, ldb, ldd;
-    bool split;
+    bool split, tf32;
 };
+
+/* A factor as the tensor cores take it: fp32 rounded to 10 bits of mantissa, ties away from zero. */
+float rounded_to_tf32(float x)
+{
+    uint32_t u;
+    std::memcpy(&u, &x, sizeof u);
+    u = (u + 0x1000u) & ~0x1fffu;
+    std::memcpy(&x, &u, sizeof x);
+    return x;
+}
+double factor(const work &w, float x)
+{
+    return (double)(w.tf32 ? rounded_to_tf32(x) : x);
+}
 
 double sum_of(const work &w, uint64_t i, uint64_t j, uint64_t from, uint64_t to)
 {
@@ -172,7 +186,7 @@ double sum_of(const work &w, uint64_t i, uint64_t j, uint64_t from, uint64_t to)
     for (uint64_t k = from; k < to; k++) {
         const uint64_t at_a = w.p.op[0] == CUBLAS_OP_N ? i + k * (uint64_t)w.lda : k + i * (uint64_t)w.lda;
         const uint64_t at_b = w.p.op[1] == CUBLAS_OP_N ? k + j * (uint64_t)w.ldb : j + k * (uint64_t)w.ldb;
-        s += (double)w.a[at_a] * (double)w.b[at_b];
+        s += factor(w, w.a[at_a]) * factor(w, w.b[at_b]);
     }
     return s;
 }
@@ -324,7 +338,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const preference_state &want = *reinterpret_cast<const preference_state *>(pref);
     if (want.schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE)
         fake_fault("cuBLASLt: a reduction in place is allowed; its order is not fixed");
-    if (s.compute != CUBLAS_COMPUTE_32F)
+    if (s.compute != CUBLAS_COMPUTE_32F && s.compute != CUBLAS_COMPUTE_32F_FAST_TF32)
         return CUBLAS_STATUS_NOT_SUPPORTED;
     const uint64_t ws = 2 * p.m * p.n * sizeof(float);
     const bool split = p.k > split_from && ws <= want.max_ws && (want.schemes & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
@@ -396,7 +410,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                     layout_of(la).ld,
                     layout_of(lb).ld,
                     layout_of(ld).ld,
-                    g.ws > 0};
+                    g.ws > 0,
+                    s.compute == CUBLAS_COMPUTE_32F_FAST_TF32};
     fake_enqueue(stream, "cublasLtMatmul", [w] { multiply(w); });
     return CUBLAS_STATUS_SUCCESS;
 }
