@@ -184,7 +184,7 @@ def main():
         if not args.no_dass:
             d = dass_step(args)
             row.update(dass_weight_ms=d["weight_step_ms"], dass_arch_ms=d["arch_step_ms"])
-            row["ratio"] = (row["torch_weight_ms"] + row["torch_arch_ms"]) / (d["weight_step_ms"] + d["arch_step_ms"])
+            row["ratio"] = (row["torch_weight_ms"] + row["torch_arch_ms"]) / d["step_ms"]
         rows.append(row)
         print("# round %d: " % (r + 1) + "  ".join(f"{k} {v:.4g}" for k, v in row.items()), file=sys.stderr)
     peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024

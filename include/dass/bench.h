@@ -9,13 +9,21 @@
 /* Ceilings of the machine, all threads, the best of several short runs. */
 typedef struct dass_peak {
     int threads;
-    const char *isa; /* vector set of the multiply-add loop: "avx512", "avx2", "sse2" */
-    double gflops;   /* f32 fused multiply-adds from registers, two operations each */
+    const char *isa; /* vector set of the multiply-add loop: "avx512", "avx2", "sse2"; a device's: "library" */
+    double gflops;   /* f32 fused multiply-adds from registers, two operations each; a device's: of a large product */
     double read_gbs; /* GB/s of a sum over memory larger than the caches */
     double copy_gbs; /* GB/s of memcpy, bytes read plus bytes written */
 } dass_peak;
 /* threads 0: all. Takes about half a second. Errors: DASS_NOMEM. */
 dass_status dass_peak_measure(int threads, dass_peak *out);
+/* The same of a device that is not the processor, in the precision it was opened with (peak_device.c). */
+typedef struct dass_peak_size {
+    size_t bytes; /* of memory summed and copied, a multiple of 4, below 8 GiB: more than the caches hold */
+    int32_t rows; /* n of a product (2n x n) times (n x n) */
+} dass_peak_size;
+#define DASS_PEAK_SIZE ((dass_peak_size){.bytes = (size_t)512 << 20, .rows = 4096})
+/* Errors: DASS_NOMEM and those of the device. */
+dass_status dass_peak_measure_device(dass_backend *be, dass_peak_size size, dass_peak *out);
 
 /* Time of one kind of operation, or of one node. */
 typedef struct dass_bench_row {
@@ -32,8 +40,8 @@ typedef struct dass_bench_step {
     const char *stage;
     int32_t batch;
     int n_repeats;
-    double weight_step_ms, arch_step_ms; /* medians; arch 0 for a fixed network */
-    double weight_p90_ms, arch_p90_ms;
+    double step_ms, step_p90_ms;         /* the whole step, as training does it: median, 90th percentile */
+    double weight_step_ms, arch_step_ms; /* its graphs alone, medians; a fixed network has one: the whole, and 0 */
     double images_per_s; /* training images per second of the whole step */
     size_t peak_rss_bytes, planned_bytes, groups_bytes, input_bytes;
     int64_t nodes;
@@ -44,8 +52,13 @@ typedef struct dass_bench_step {
     dass_bench_row op[DASS_BENCH_MAX_OPS]; /* by falling time */
     dass_bench_row top[DASS_BENCH_TOP];
 } dass_bench_step;
-/* stage: "dense", "score", "finetune". The step of a supernet is alpha's then the weights'. */
-dass_status dass_bench_step_run(const dass_config *c, const char *stage, bool ops, dass_bench_step *out);
+typedef struct dass_bench_step_options {
+    const char *stage;   /* "dense", "score", "finetune" */
+    bool ops;            /* also time every node alone, and measure the machine */
+    dass_peak_size peak; /* of that measurement on a device; zero: DASS_PEAK_SIZE */
+} dass_bench_step_options;
+/* The step of a supernet is alpha's then the weights', on one batch each. */
+dass_status dass_bench_step_run(const dass_config *c, const dass_bench_step_options *opt, dass_bench_step *out);
 
 /* Time from image bytes to class scores of the dense network, batch images at a time, each answer timed by itself.
  * Values of the weights are random: they change no dense time. */

@@ -64,7 +64,13 @@ dass_status dass_program_run_one(dass_program *p, uint32_t i);
 size_t dass_program_recorded(const dass_program *p, uint32_t first, uint32_t n); /* launches of that replay; 0: none */
 size_t dass_program_arena_bytes(const dass_program *p);
 
-/* Seconds of every node of executor i added over one run: sec has n_nodes entries. */
+/* For each node the first of those that one launch runs, itself when it runs alone. leader has n_nodes entries. The
+ * executor is bound. */
+void dass_exec_leaders(const dass_exec *e, dass_node *leader);
+/* Seconds of every node of executor i: sec has n_nodes entries; what is launched together counts for its leader.
+ * Where the device records, each launch is recorded many times over and the mean taken, so its inputs are warm in the
+ * cache as they would be behind their producer, and what it updates in place is updated many times: values mean nothing
+ * after. */
 dass_status dass_program_profile(dass_program *p, uint32_t i, double *sec);
 
 #endif

@@ -14,13 +14,14 @@
 
 #define N_WARM 2
 #define MIN_REPEATS 5
-#define MAX_REPEATS 50
+#define MAX_REPEATS 400
 #define ENOUGH_SEC 15.0 /* no more repeats after this long */
 #define N_PROFILES 3
 #define N_BATCHES 4 /* of different random images */
 
 typedef struct bench {
     const dass_config *cfg;
+    dass_peak_size peak;
     dass_arch arch;
     dass_stage stage;
     bool alpha;
@@ -137,7 +138,7 @@ static dass_status open_bench(bench *b)
     DASS_TRY(dass_backend_open_for(c, c->run_device, &b->be));
     DASS_TRY(dass_store_make(b->be->ops->real, &b->store));
     DASS_TRY(make_segments(b, &segments, &n_segments));
-    dass_phase phase[2] = {{.task = DASS_TASK_WEIGHTS}, {.task = DASS_TASK_ALPHA}};
+    dass_phase phase[2] = {{.task = DASS_TASK_ALPHA, .inputs = DASS_INPUTS_VALIDATION}, {.task = DASS_TASK_WEIGHTS}};
     for (int i = 0; i < 2; ++i) {
         phase[i].stage = b->stage;
         phase[i].batch = (int32_t)c->train_batch;
@@ -150,7 +151,8 @@ static dass_status open_bench(bench *b)
         phase[i].segments = segments;
         phase[i].n_segments = n_segments;
     }
-    DASS_TRY(dass_steps_plan(b->store, &b->arch, phase, b->alpha ? 2 : 1, b->be, NULL, &b->steps));
+    DASS_TRY(
+        dass_steps_plan(b->store, &b->arch, b->alpha ? phase : phase + 1, b->alpha ? 2 : 1, b->be, NULL, &b->steps));
     DASS_TRY(dass_steps_bind(b->store, &b->steps));
     set_block(b);
     DASS_TRY(fill_store(b, segments, n_segments));
@@ -169,34 +171,47 @@ static void close_bench(bench *b)
 
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
 
-static dass_status feed(bench *b)
+static dass_status feed(bench *b, dass_inputs to)
 {
     dass_batch batch;
     DASS_TRY(dass_source_next(b->source, &batch));
-    DASS_TRY(dass_steps_feed(b->store, DASS_INPUTS_MAIN, batch.images, batch.image_bytes, batch.labels, batch.samples,
-                             batch.rows));
+    DASS_TRY(dass_steps_feed(b->store, to, batch.images, batch.image_bytes, batch.labels, batch.samples, batch.rows));
     return DASS_OK;
 }
 
-static dass_status one_step(bench *b, double *weight_sec, double *arch_sec)
+static dass_status check_loss(const bench *b, double loss)
+{
+    return isfinite(loss) ? DASS_OK : DASS_FAIL(DASS_NUMERIC, "bench: step %u: the loss is %g", b->block.step, loss);
+}
+
+/* As the training loop does it: both batches in, everything as one program, the scalars out. */
+static dass_status whole_step(bench *b, double *sec)
+{
+    double scalar[4] = {0};
+    const double began = dass_now_sec();
+    if (b->alpha) {
+        b->block.adam_step += 1.0;
+        DASS_TRY(feed(b, DASS_INPUTS_VALIDATION));
+    }
+    DASS_TRY(feed(b, DASS_INPUTS_MAIN));
+    DASS_TRY(dass_steps_run_all(b->store, &b->steps, &b->block, &scalar[0], &scalar[1], &scalar[2], &scalar[3]));
+    *sec = dass_now_sec() - began;
+    b->block.step++;
+    return check_loss(b, scalar[0]);
+}
+
+/* One graph of the step alone. */
+static dass_status part_step(bench *b, uint32_t i, double *sec)
 {
     double loss = 0.0;
     double correct = 0.0;
     const double began = dass_now_sec();
-    if (b->alpha) {
+    if (i + 1 < b->steps.n)
         b->block.adam_step += 1.0;
-        DASS_TRY(feed(b));
-        DASS_TRY(dass_steps_run(b->store, &b->steps, 1, &b->block, &loss, &correct));
-    }
-    const double middle = dass_now_sec();
-    DASS_TRY(feed(b));
-    DASS_TRY(dass_steps_run(b->store, &b->steps, 0, &b->block, &loss, &correct));
-    *weight_sec = dass_now_sec() - middle;
-    *arch_sec = middle - began;
-    b->block.step++;
-    if (!isfinite(loss))
-        return DASS_FAIL(DASS_NUMERIC, "bench: step %u: the loss is %g", b->block.step, loss);
-    return DASS_OK;
+    DASS_TRY(feed(b, b->steps.inputs[i]));
+    DASS_TRY(dass_steps_run(b->store, &b->steps, i, &b->block, &loss, &correct));
+    *sec = dass_now_sec() - began;
+    return check_loss(b, loss);
 }
 
 static void summarise(double *sec, int n, double *median_ms, double *p90_ms)
@@ -206,24 +221,42 @@ static void summarise(double *sec, int n, double *median_ms, double *p90_ms)
     *p90_ms = dass__times_quantile_ms(sec, n, 0.9);
 }
 
-static dass_status time_steps(bench *b, dass_bench_step *out)
+static dass_status time_whole(bench *b, dass_bench_step *out)
 {
-    double weight[MAX_REPEATS];
-    double arch[MAX_REPEATS];
+    double sec[MAX_REPEATS];
     for (int i = 0; i < N_WARM; ++i)
-        DASS_TRY(one_step(b, &weight[0], &arch[0]));
+        DASS_TRY(whole_step(b, &sec[0]));
     const double began = dass_now_sec();
     int n = 0;
-    while (n < MAX_REPEATS && (n < MIN_REPEATS || dass_now_sec() - began < ENOUGH_SEC)) {
-        DASS_TRY(one_step(b, &weight[n], &arch[n]));
-        ++n;
-    }
+    while (n < MAX_REPEATS && (n < MIN_REPEATS || dass_now_sec() - began < ENOUGH_SEC))
+        DASS_TRY(whole_step(b, &sec[n++]));
     out->n_repeats = n;
-    summarise(weight, n, &out->weight_step_ms, &out->weight_p90_ms);
-    if (b->alpha)
-        summarise(arch, n, &out->arch_step_ms, &out->arch_p90_ms);
-    out->images_per_s = 1e3 * (double)b->cfg->train_batch / (out->weight_step_ms + out->arch_step_ms);
+    summarise(sec, n, &out->step_ms, &out->step_p90_ms);
+    out->images_per_s = 1e3 * (double)b->cfg->train_batch / out->step_ms;
     return DASS_OK;
+}
+
+static dass_status time_part(bench *b, uint32_t i, double *median_ms)
+{
+    double sec[MIN_REPEATS];
+    double p90_ms = 0.0;
+    for (int k = 0; k < N_WARM; ++k)
+        DASS_TRY(part_step(b, i, &sec[0]));
+    for (int k = 0; k < MIN_REPEATS; ++k)
+        DASS_TRY(part_step(b, i, &sec[k]));
+    summarise(sec, MIN_REPEATS, median_ms, &p90_ms);
+    return DASS_OK;
+}
+
+/* The parts last: they let alpha and the weights go different numbers of steps. */
+static dass_status time_steps(bench *b, dass_bench_step *out)
+{
+    DASS_TRY(time_whole(b, out));
+    out->weight_step_ms = out->step_ms;
+    if (!b->alpha)
+        return DASS_OK;
+    DASS_TRY(time_part(b, 0, &out->arch_step_ms));
+    return time_part(b, 1, &out->weight_step_ms);
 }
 
 /* ---- operations ----------------------------------------------------------------------------------------------- */
@@ -261,8 +294,10 @@ static void add_op(dass_bench_step *out, const dass_graph *g, dass_node n, doubl
     out->ops_sec += sec;
 }
 
-static void add_top(dass_bench_step *out, const dass_exec *e, const dass_graph *g, dass_node n, double sec)
+/* What one launch does: cost is that of all its nodes. */
+static void add_top(dass_bench_step *out, const dass_exec *e, dass_node n, int64_t n_nodes, dass_cost cost, double sec)
 {
+    const dass_graph *g = dass_exec_graph(e);
     uint32_t at = out->n_top;
     while (at > 0 && out->top[at - 1].sec < sec)
         --at;
@@ -270,9 +305,8 @@ static void add_top(dass_bench_step *out, const dass_exec *e, const dass_graph *
         return;
     const uint32_t keep = out->n_top < DASS_BENCH_TOP ? out->n_top : DASS_BENCH_TOP - 1;
     memmove(&out->top[at + 1], &out->top[at], (keep - at) * sizeof out->top[0]);
-    const dass_cost cost = dass_node_cost(g, n);
     dass_bench_row *row = &out->top[at];
-    *row = (dass_bench_row){.count = 1, .sec = sec, .flops = cost.flops, .bytes = cost.bytes};
+    *row = (dass_bench_row){.count = n_nodes, .sec = sec, .flops = cost.flops, .bytes = cost.bytes};
     char line[256];
     dass_node_print(g, n, line, sizeof line);
     (void)snprintf(row->name, sizeof row->name, "%-24s %.170s", dass_exec_kernel_name(e, n), line);
@@ -280,35 +314,65 @@ static void add_top(dass_bench_step *out, const dass_exec *e, const dass_graph *
 }
 
 /* The least of several profiles per node: what shares the machine only ever adds. */
+static dass_status best_profile(bench *b, uint32_t i, uint32_t n_nodes, double *best)
+{
+    double *sec = dass_arena_alloc(b->mem, n_nodes * sizeof *sec);
+    if (sec == NULL)
+        return DASS_NOMEM;
+    for (int k = 0; k < N_PROFILES; ++k) {
+        DASS_TRY(dass_program_profile(b->steps.program, i, sec));
+        for (dass_node n = 1; n < n_nodes; ++n)
+            if (k == 0 || sec[n] < best[n])
+                best[n] = sec[n];
+    }
+    return DASS_OK;
+}
+
+static dass_status profile_graph(bench *b, uint32_t i, dass_bench_step *out)
+{
+    const dass_graph *g = b->steps.graph[i];
+    const dass_exec *e = b->steps.exec[i];
+    double *sec = dass_arena_alloc(b->mem, g->n_nodes * sizeof *sec);
+    dass_node *leader = dass_arena_alloc(b->mem, g->n_nodes * sizeof *leader);
+    dass_cost *cost = dass_arena_alloc(b->mem, g->n_nodes * sizeof *cost);
+    int64_t *count = dass_arena_alloc(b->mem, g->n_nodes * sizeof *count);
+    if (sec == NULL || leader == NULL || cost == NULL || count == NULL)
+        return DASS_NOMEM;
+    memset(cost, 0, g->n_nodes * sizeof *cost);
+    memset(count, 0, g->n_nodes * sizeof *count);
+    DASS_TRY(best_profile(b, i, g->n_nodes, sec));
+    dass_exec_leaders(e, leader);
+    for (dass_node n = 1; n < g->n_nodes; ++n) {
+        const dass_cost one = dass_node_cost(g, n);
+        cost[leader[n]].flops += one.flops;
+        cost[leader[n]].bytes += one.bytes;
+        count[leader[n]]++;
+        add_op(out, g, n, sec[n]);
+    }
+    for (dass_node n = 1; n < g->n_nodes; ++n)
+        if (leader[n] == n)
+            add_top(out, e, n, count[n], cost[n], sec[n]);
+    return DASS_OK;
+}
+
 static dass_status profile(bench *b, dass_bench_step *out)
 {
-    for (uint32_t i = 0; i < b->steps.n; ++i) {
-        const dass_graph *g = b->steps.graph[i];
-        double *best = dass_arena_alloc(b->mem, g->n_nodes * sizeof *best);
-        double *sec = dass_arena_alloc(b->mem, g->n_nodes * sizeof *sec);
-        if (best == NULL || sec == NULL)
-            return DASS_NOMEM;
-        for (int k = 0; k < N_PROFILES; ++k) {
-            DASS_TRY(dass_program_profile(b->steps.program, i, sec));
-            for (dass_node n = 1; n < g->n_nodes; ++n)
-                if (k == 0 || sec[n] < best[n])
-                    best[n] = sec[n];
-        }
-        for (dass_node n = 1; n < g->n_nodes; ++n) {
-            add_op(out, g, n, best[n]);
-            add_top(out, b->steps.exec[i], g, n, best[n]);
-        }
-    }
+    for (uint32_t i = 0; i < b->steps.n; ++i)
+        DASS_TRY(profile_graph(b, i, out));
     qsort(out->op, out->n_ops, sizeof out->op[0], by_time);
     out->has_ops = true;
     return DASS_OK;
 }
 
-/* The machine's ceilings once more, and the better of both: what shares the machine comes and goes. */
-static dass_status better_peak(int threads, dass_peak *best)
+/* The machine's ceilings once more, and the better of both: what shares the machine comes and goes. A device that
+ * records is not the processor. */
+static dass_status better_peak(bench *b, dass_peak *best)
 {
     dass_peak p;
-    DASS_TRY(dass_peak_measure(threads, &p));
+    if (b->be->ops->capture_begin != NULL)
+        DASS_TRY(dass_peak_measure_device(b->be, b->peak, &p));
+    else
+        DASS_TRY(dass_peak_measure((int)b->cfg->run_threads, &p));
     if (best->gflops > p.gflops)
         p.gflops = best->gflops;
     if (best->read_gbs > p.read_gbs)
@@ -352,21 +416,21 @@ static dass_status measure(bench *b, bool ops, dass_bench_step *out)
     out->peak_rss_bytes = dass_mem_peak_rss(); /* before the peak measurement takes memory of its own */
     if (!ops)
         return DASS_OK;
-    DASS_TRY(better_peak((int)b->cfg->run_threads, &out->peak));
+    DASS_TRY(better_peak(b, &out->peak));
     DASS_TRY(profile(b, out));
-    DASS_TRY(better_peak((int)b->cfg->run_threads, &out->peak));
+    DASS_TRY(better_peak(b, &out->peak));
     return DASS_OK;
 }
 
-dass_status dass_bench_step_run(const dass_config *c, const char *stage, bool ops, dass_bench_step *out)
+dass_status dass_bench_step_run(const dass_config *c, const dass_bench_step_options *opt, dass_bench_step *out)
 {
     memset(out, 0, sizeof *out);
-    bench b = {.cfg = c};
+    bench b = {.cfg = c, .peak = opt->peak.rows > 0 ? opt->peak : DASS_PEAK_SIZE};
     DASS_TRY(dass_config_check(c));
-    DASS_TRY(find_stage(stage, &b.stage));
+    DASS_TRY(find_stage(opt->stage, &b.stage));
     out->stage = stage_words[b.stage];
     out->batch = (int32_t)c->train_batch;
-    const dass_status st = measure(&b, ops, out);
+    const dass_status st = measure(&b, opt->ops, out);
     close_bench(&b);
     return st;
 }

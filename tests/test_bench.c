@@ -1,0 +1,95 @@
+/* `dass bench step` as a function: on the host, and on the CUDA device or its double, whose times mean nothing but
+ * whose path is the one of a card: recordings, launches that several nodes share, the ceilings measured by a graph.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "check.h"
+#include "dass/bench.h"
+
+static void config_of(const char *device, dass_config *c)
+{
+    static const char *const pairs[] = {"net.channels=4", "net.layers=3",  "net.nodes=1",
+                                        "net.image=8",    "train.batch=4", "run.threads=2"};
+    dass_config_defaults(c);
+    for (size_t i = 0; i < sizeof(pairs) / sizeof(*pairs); i++)
+        check_ok(dass_config_set(c, pairs[i], "test"));
+    char pair[64];
+    (void)snprintf(pair, sizeof(pair), "run.device=%s", device);
+    check_ok(dass_config_set(c, pair, "test"));
+}
+
+static void check_rows(const dass_bench_row *rows, uint32_t n, double longest)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        assert_true(rows[i].count > 0);
+        assert_true(rows[i].sec > 0 && rows[i].sec <= longest);
+        assert_true(i == 0 || rows[i].sec <= rows[i - 1].sec);
+    }
+}
+
+/* Every node stands in one row, every row has a time, and the parts are no longer than the whole. */
+static void check_step(const dass_bench_step *b)
+{
+    int64_t nodes = 0;
+    double sec = 0;
+    assert_true(b->step_ms > 0 && b->step_p90_ms >= b->step_ms);
+    assert_true(b->weight_step_ms > 0 && b->arch_step_ms > 0);
+    assert_true(fabs(b->images_per_s * b->step_ms - 4e3) < 1);
+    assert_true(b->has_ops);
+    for (uint32_t i = 0; i < b->n_ops; i++) {
+        nodes += b->op[i].count;
+        sec += b->op[i].sec;
+    }
+    assert_int_equal(nodes, b->nodes);
+    assert_true(fabs(sec - b->ops_sec) <= 1e-9 + 1e-6 * sec);
+    assert_int_equal(b->n_top, DASS_BENCH_TOP);
+    check_rows(b->op, b->n_ops, b->ops_sec);
+    check_rows(b->top, b->n_top, b->ops_sec);
+    assert_true(b->peak.gflops > 0 && b->peak.read_gbs > 0 && b->peak.copy_gbs > 0);
+}
+
+static void run_step(const char *device, dass_bench_step *out)
+{
+    static dass_config c; /* large */
+    config_of(device, &c);
+    const dass_bench_step_options opt = {.stage = "finetune", .ops = true, .peak = {.bytes = 1u << 16, .rows = 16}};
+    check_ok(dass_bench_step_run(&c, &opt, out));
+    check_step(out);
+}
+
+static void host_step_adds_up(void **state)
+{
+    (void)state;
+    static dass_bench_step b;
+    run_step("host", &b);
+    assert_int_equal(b.peak.threads, 2);
+}
+
+static void device_step_adds_up(void **state)
+{
+    (void)state;
+    static dass_bench_step b;
+    for (size_t i = 0; dass_backend_name(i) != NULL; i++) {
+        const char *why = dass_backend_why_not(i);
+        if (strcmp(dass_backend_name(i), "cuda") != 0 || why == NULL)
+            continue;
+        print_message("cuda: skipped: %s\n", why);
+        skip();
+    }
+    run_step("cuda", &b);
+    assert_string_equal(b.peak.isa, "library");
+    int64_t most = 0;
+    for (uint32_t i = 0; i < b.n_top; i++)
+        most = b.top[i].count > most ? b.top[i].count : most;
+    assert_true(most > 1); /* nodes that share a launch are one row */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(host_step_adds_up),
+        cmocka_unit_test(device_step_adds_up),
+    };
+    return cmocka_run_group_tests_name("bench", tests, NULL, NULL);
+}
