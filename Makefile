@@ -6,6 +6,8 @@
 #
 #   MODE=release|debug|asan|ubsan|tsan|cover|fuzz   ONEDNN=auto|0|1   MPI=auto|0|1   CUDA=auto|0|1   WERROR=0|1   V=0|1
 #   GENCODE=80 90 100 120 (compute capabilities of the CUDA plugin; the last is added as PTX)   CUDA_HOME=/usr/local/cuda
+#   CUDA_INC, CUDA_LIB (folders, where the CUDA libraries are not the toolkit's)   DOUBLE=1|0 (also build the tests' double)
+#   DEPS=folder with include and lib of the other libraries, where the system has no packages (`make gpu-deps` fills one)
 #   O=build (root of all outputs)   PREFIX=/usr/local   DESTDIR=   JOBS=<cores, for demo/test/asan/...>
 
 .DEFAULT_GOAL := all
@@ -57,7 +59,10 @@ serial_modes := tsan fuzz
 openmp := $(if $(filter $(serial_modes),$(MODE)),-Wno-unknown-pragmas,-fopenmp)
 omp_dir = $(if $(filter fuzz,$(MODE)),-idirafter $(shell gcc -print-file-name=include))
 
-flags := -std=gnu11 $(opt_$(MODE)) -fno-math-errno -fno-trapping-math $(openmp) $(warn) -Iinclude -Isrc/host
+deps_inc := $(DEPS:%=-isystem %/include)
+deps_lib := $(DEPS:%=-L%/lib -Wl,-rpath,$(abspath $(DEPS))/lib)
+
+flags := -std=gnu11 $(opt_$(MODE)) -fno-math-errno -fno-trapping-math $(openmp) $(warn) -Iinclude -Isrc/host $(deps_inc)
 
 # --------------------------------------------------------------------------------------------------------- probes
 # Each probe compiles (and links) a small program and answers 1 or 0. tests/cli/make_probe.sh proves that every one
@@ -65,7 +70,7 @@ flags := -std=gnu11 $(opt_$(MODE)) -fno-math-errno -fno-trapping-math $(openmp) 
 
 # `make print-NAME` asks but complains of nothing.
 
-quiet_goals := help clean distclean lint format golden setup demo check test asan ubsan tsan fuzz print-%
+quiet_goals := help clean distclean lint format golden setup demo check test asan ubsan tsan fuzz gpu-check gpu-deps print-%
 builds := $(filter-out $(quiet_goals),$(or $(MAKECMDGOALS),all))
 
 H := \#
@@ -80,16 +85,18 @@ libs_program := $(H)include <yaml.h>\n$(H)include <jansson.h>\n$(H)include <zlib
                 int main(void) { return !(yaml_get_version_string() && json_object() && zlibVersion() \
                 && lzma_version_string() && XXH64("", 0, 0)); }\n
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
+CUDA_INC  ?= $(CUDA_HOME:%=%/include)
+CUDA_LIB  ?= $(CUDA_HOME:%=%/lib64)
 NVCC      ?= $(CUDA_HOME)/bin/nvcc
 GENCODE   ?= 80 90 100 120
 
 ifneq ($(builds)$(filter print-%,$(MAKECMDGOALS)),)
 cc_version := $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null || echo none)
-have_libs  := $(call probe,$(libs_program),$(CC),-lyaml -ljansson -lz -llzma)
+have_libs  := $(call probe,$(libs_program),$(CC) $(deps_inc),$(deps_lib) -lyaml -ljansson -lz -llzma)
 have_dnnl  := $(if $(filter 0,$(ONEDNN)),0,$(call probe,$(dnnl_program),$(CC),-ldnnl))
 have_mpi   := $(if $(filter 0,$(MPI)),0,$(call probe,$(mpi_program),$(or $(MPICC),mpicc),))
 have_cuda  := $(if $(filter 0,$(CUDA)),0,$(if $(wildcard $(NVCC)),$(call probe,$(cuda_program),$(CC),\
-              -c $(CUDA_HOME:%=-isystem %/include)),0))
+              -c $(CUDA_INC:%=-isystem %)),0))
 build_id   := $(shell GIT_OPTIONAL_LOCKS=0 git describe --always --dirty 2>/dev/null || echo unknown)
 
 # oneDNN has its own OpenMP threads, which the thread sanitizer misreads for the reason above.
@@ -109,12 +116,12 @@ ifeq ($(MPI)$(have_mpi),10)
 $(error MPI=1, but a program with <mpi.h> does not build with '$(or $(MPICC),mpicc)')
 endif
 ifeq ($(CUDA)$(have_cuda),10)
-$(error CUDA=1, but nvcc or the headers of CUDA, cuDNN, cuBLASLt or cuSPARSE were not found. Set CUDA_HOME to the toolkit)
+$(error CUDA=1, but nvcc or the headers of CUDA, cuDNN, cuBLASLt or cuSPARSE were not found. Set CUDA_HOME to the toolkit, CUDA_INC and CUDA_LIB to what lies elsewhere)
 endif
 endif
 endif
 
-ldlibs := $(if $(filter 1,$(use_dnnl)),-ldnnl) $(if $(filter tsan,$(MODE)),-lgomp) -lyaml -ljansson -lz -llzma -lm -lpthread \
+ldlibs := $(deps_lib) $(if $(filter 1,$(use_dnnl)),-ldnnl) $(if $(filter tsan,$(MODE)),-lgomp) -lyaml -ljansson -lz -llzma -lm -lpthread \
           -ldl
 
 # The CUDA plugin takes the program's dass_* functions, so programs export them, and keep those that only it uses.
@@ -155,7 +162,7 @@ ifeq ($(filter asan ubsan tsan cover fuzz,$(MODE)),)
 plugin   := $(B)/libdass_cuda.so
 gpu_obj  := $(patsubst %.cu,$(B)/%.gpu.o,$(wildcard kernels/*.cu))
 endif
-ifeq ($(filter tsan fuzz,$(MODE)),)
+ifeq ($(filter tsan fuzz,$(MODE))$(filter 0,$(DOUBLE)),)
 fake     := $(B)/tests/libdass_fakecuda.so
 simt_obj := $(patsubst %.cu,$(B)/%.simt.o,$(wildcard kernels/*.cu)) \
             $(patsubst %.cc,$(B)/%.o,$(wildcard tests/simt/*.cc tests/fakecuda/*.cc)) \
@@ -163,12 +170,15 @@ simt_obj := $(patsubst %.cu,$(B)/%.simt.o,$(wildcard kernels/*.cu)) \
 nodevice := $(B)/tests/nodevice/libcuda.so.1
 ifneq ($(filter release debug,$(MODE)),)
 dnn_tests := $(B)/tests/fakecuda/test_fake_cudnn
-dnn_tools := $(B)/tests/cudnn_plans/list_convs $(B)/tests/cudnn_plans/cudnn_plans
+dnn_tools := $(B)/tests/fakecuda/live_plans $(B)/tests/cudnn_plans/live_plans $(B)/tests/cudnn_plans/list_convs \
+             $(B)/tests/cudnn_plans/cudnn_plans
 endif
 endif
 endif
-cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcudnn -lcublasLt
-fake_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -Wl,-rpath,'$$ORIGIN/nodevice' \
+cuda_inc  := $(CUDA_INC:%=-isystem %)
+cuda_path := $(foreach d,$(CUDA_LIB),-L$(d) -Wl,-rpath,$(d))
+cuda_libs := $(cuda_path) -lcudart -lcudnn -lcublasLt
+fake_libs := $(cuda_path) -lcudnn -Wl,-rpath,'$$ORIGIN/nodevice' \
              -L$(B)/tests/nodevice -Wl,--no-as-needed -l:libcuda.so.1 -Wl,--as-needed
 
 test_src := $(wildcard tests/test_*.c)
@@ -214,7 +224,7 @@ seen = $(if $(filter 1,$(1)),detected$(,) not used yet in this version,$(if $(fi
 
 $(B)/config: FORCE | $(dirs)
 	@printf '%s\n' '$(CC) $(cc_version) $(flags) $(CPPFLAGS) $(CFLAGS)' 'dnnl=$(use_dnnl)' \
-	    'cuda=$(have_cuda) $(CUDA_HOME)' > $@.new; \
+	    'cuda=$(have_cuda) $(CUDA_INC)' > $@.new; \
 	$(call keep_if_same,; $(summary))
 
 $(B)/objects: FORCE | $(dirs)
@@ -252,14 +262,14 @@ $(B)/src/cli/info.o: $(B)/build_id
 $(help_obj) $(test_src:%.c=$(B)/%.o): extra := -Itests
 
 # The plugin's C objects are built once and linked into both libraries.
-$(cuda_obj): extra := -fPIC -fvisibility=hidden -isystem $(CUDA_HOME)/include -I.
+$(cuda_obj): extra := -fPIC -fvisibility=hidden $(cuda_inc) -I.
 
 nv_flags  := -std=c++17 -O3 -lineinfo -Ikernels -Iinclude -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -warn-spills \
              -Werror all-warnings $(foreach a,$(GENCODE),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(GENCODE)),code=compute_$(lastword $(GENCODE))
 cxx_flags := -std=gnu++17 $(filter-out -O3,$(opt_$(MODE))) $(if $(filter -O3,$(opt_$(MODE))),-O2) \
              -fno-math-errno -ffp-contract=off $(openmp) -Wall -Wextra -Wno-unknown-pragmas $(if $(filter 1,$(WERROR)),-Werror) \
-             -fPIC -fvisibility=hidden -Ikernels -Iinclude -isystem $(CUDA_HOME)/include
+             -fPIC -fvisibility=hidden -Ikernels -Iinclude $(cuda_inc)
 CXX_      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 
 $(B)/kernels/%.gpu.o: kernels/%.cu $(B)/config $(B)/gencode | $(dirs)
@@ -281,7 +291,7 @@ $(B)/libdass_cuda.so: $(cuda_obj) $(gpu_obj)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(opt_$(MODE)) $(LDFLAGS) -o $@ $^ $(cuda_libs) -lstdc++
 
-$(B)/tests/fakecuda/%.o: extra := -fPIC -isystem $(CUDA_HOME)/include -I.
+$(B)/tests/fakecuda/%.o: extra := -fPIC $(cuda_inc) -I.
 $(B)/tests/fakecuda/fake_cudart.o: cxx_flags += -DFAKE_DEVICE_JSON='"$(CURDIR)/tests/cudnn_plans/h100.json"'
 
 # A libcuda with no devices: cuDNN compiles for the described card only when one is there. Its double alone is linked to
@@ -293,7 +303,7 @@ $(nodevice): tests/cudnn_plans/zero_devices.c | $(dirs)
 $(B)/tests/libdass_fakecuda.so: $(cuda_obj) $(simt_obj) $(nodevice)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(opt_$(MODE)) $(filter -fopenmp,$(openmp)) $(LDFLAGS) -o $@ $(filter %.o,$^) $(fake_libs) \
-	    -ljansson -lstdc++ -lm -ldl
+	    $(deps_lib) -ljansson -lstdc++ -lm -ldl
 
 $(B)/libdass.a: $(lib_obj) $(B)/objects
 	$(call say,AR,$@)
@@ -323,12 +333,25 @@ $(B)/tests/fakecuda/test_fake_cudnn: $(B)/tests/fakecuda/test_fake_cudnn.o $(B)/
 	$(call say,LD,$@)
 	$(Q)$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/../nodevice' $(fake_libs) -lcmocka)
 
-$(B)/tests/cudnn_plans/%: $(B)/tests/cudnn_plans/%.o $(dnn_obj) $(B)/libdass.a | $(nodevice)
+$(B)/tests/cudnn_plans/%: $(B)/tests/cudnn_plans/%.o $(B)/tests/cudnn_plans/read_conv.o $(dnn_obj) $(B)/libdass.a | \
+                          $(nodevice)
 	$(call say,LD,$@)
 	$(Q)$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/../nodevice' $(fake_libs))
 
-$(B)/tests/cudnn_plans/%.o: extra := -Isrc/cuda -isystem $(CUDA_HOME)/include
-$(B)/tests/fakecuda/test_fake_cudnn.o: extra := -Itests -Isrc/cuda -isystem $(CUDA_HOME)/include
+# What runs on a machine with a card, where no libcuda but its own may be found; and on the doubles.
+live_obj := $(B)/tests/cudnn_plans/live_plans.o $(B)/tests/cudnn_plans/read_conv.o $(dnn_obj) $(B)/libdass.a
+$(B)/tests/cudnn_plans/live_plans: $(live_obj)
+$(B)/tests/cudnn_plans/list_convs: $(B)/tests/cudnn_plans/list_convs.o $(dnn_obj) $(B)/libdass.a
+$(B)/tests/cudnn_plans/live_plans $(B)/tests/cudnn_plans/list_convs:
+	$(call say,LD,$@)
+	$(Q)$(call link,$(cuda_libs))
+
+$(B)/tests/fakecuda/live_plans: $(B)/tests/fakecuda/fake_cudart.o $(B)/tests/fakecuda/fake_cudnn.o $(live_obj) | $(nodevice)
+	$(call say,LD,$@)
+	$(Q)$(call link,-Wl$(comma)-rpath$(comma)'$$ORIGIN/../nodevice' $(fake_libs) -lstdc++)
+
+$(B)/tests/cudnn_plans/%.o: extra := -Isrc/cuda $(cuda_inc)
+$(B)/tests/fakecuda/test_fake_cudnn.o: extra := -Itests -Isrc/cuda $(cuda_inc)
 
 $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libdass.a
 	$(call say,LD,$@)
@@ -345,7 +368,8 @@ again  = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS
 suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=$(CURDIR)/%) PLANS=$(dir $(lastword $(dnn_tools))) \
          tests/run.sh $(tests) $(dnn_tests)
 
-.PHONY: demo check test run-tests run-check asan ubsan tsan fuzz run-fuzz lint format golden bench install clean setup help
+.PHONY: demo check test run-tests run-check asan ubsan tsan fuzz run-fuzz lint format golden bench install clean setup help \
+        gpu-check gpu-deps
 demo: ## set up, build, and run the demonstration (a few minutes)
 	@tools/setup.sh build
 	@$(again) all
@@ -399,6 +423,13 @@ lint: ## check include direction, owners of libraries and memory, line lengths
 format: ## apply .clang-format to the C sources
 	@tools/setup.sh format
 	clang-format -i $(wildcard include/dass/*.h src/*/*.[ch] tests/*.[ch] tests/*/*.[ch])
+
+gpu-check: ## on a machine with a GPU: build, device tests, sanitizers, timings; results in bench/ (some 8 minutes)
+	@$(PYTHON) tools/gpu_check.py $(DEPS:%=--deps %)
+
+gpu-deps: ## gather in build/deps what a GPU machine without packages needs to build: copy it there, DEPS=build/deps
+	@tools/setup.sh build test
+	@tools/gpu_deps.sh $(O)/deps
 
 golden: ## make the golden files of tests/golden anew (needs PyTorch; PYTHON=/usr/bin/python3 if that has it)
 	$(PYTHON) tools/golden.py --out tests/golden

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.." || exit 1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-echo 1..3
+echo 1..4
 if ! "$PLANS/list_convs" configs/*.yaml >"$work/all" 2>"$work/err"; then
     sed 's/^/# /' "$work/err"
     exit 1
@@ -25,3 +25,13 @@ for device in h100 a100 l40s; do
         grep -v '^ok' "$work/log" | sed 's/^/# /'
     fi
 done
+
+# The tool that compares plans on a card, on the doubles: a few convolutions, two images each.
+sed 's/ n=[0-9]*/ n=2/' "$work/all" | awk 'NR % 60 == 0' | sort -u >"$work/lines"
+if "$PLANS/../fakecuda/live_plans" tests/cudnn_plans/h100.json --card tests/cudnn_plans/h100.json <"$work/lines" \
+    >"$work/log" 2>&1; then
+    echo "ok 4 - plans of two descriptions run and agree: $(grep -c '"ok":true' "$work/log") of $(wc -l <"$work/lines")"
+else
+    echo 'not ok 4 - plans of two descriptions run and agree'
+    grep -v '"ok":true' "$work/log" | sed 's/^/# /'
+fi

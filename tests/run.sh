@@ -79,6 +79,7 @@ for program in "$@"; do
 done
 if [ -n "${PLANS:-}" ]; then
     run_one cudnn_plans tests/cudnn_plans.sh
+    run_one gpu_check tests/gpu_check.sh
 fi
 if compgen -G 'tests/cli/*.sh' >/dev/null && [ -x "$DASS" ]; then
     run_one cli tests/cli.sh

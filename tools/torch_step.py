@@ -2,11 +2,13 @@
 """The DARTS supernet's search step in PyTorch, timed against `dass bench step` in one run, interleaved.
 
     tools/torch_step.py [--rounds 3] [--threads 2] [--dass build/dass] [--no-dass] [--json]
+    tools/torch_step.py --device cuda [--tf32] [--compile]
 
 An honest rival: channels_last throughout, inplace ReLU only where DARTS has none to break, gradients set to None, first
 order (validation batch -> alpha by Adam, then training batch -> weights by SGD with clipping). One round is one PyTorch
-step after a warm-up step, then `dass bench step` on the same machine while PyTorch sleeps. Ratios are taken inside a
-round; best and median over rounds are printed. Needs torch (Debian: python3-torch); nothing of dass needs it.
+step (on a GPU the mean of ten, its batches lying there already, cuDNN's search for the best engine on) after warm-up
+steps, then `dass bench step` on the same machine while PyTorch sleeps. Ratios are taken inside a round; best and median
+over rounds are printed. Needs torch (Debian: python3-torch); nothing of dass needs it.
 """
 import argparse
 import json
@@ -122,18 +124,22 @@ class Supernet(nn.Module):
 class Step:
     def __init__(self, args):
         torch.manual_seed(0)
-        self.net = Supernet(args.channels, args.layers).to(memory_format=torch.channels_last).train()
+        self.device = args.device
+        self.net = Supernet(args.channels, args.layers).to(args.device, memory_format=torch.channels_last).train()
+        self.net.alphas = [a.detach().to(args.device).requires_grad_() for a in self.net.alphas]
+        self.forward = torch.compile(self.net) if args.compile else self.net
+        self.repeats = 10 if args.device == "cuda" else 1
         self.weights = list(self.net.parameters())
         self.sgd = torch.optim.SGD(self.weights, 0.025, momentum=0.9, weight_decay=3e-4)
         self.adam = torch.optim.Adam(self.net.alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3)
-        self.x = torch.randn(args.batch, 3, 32, 32).to(memory_format=torch.channels_last)
-        self.y = torch.randint(0, 10, (args.batch,))
+        self.x = torch.randn(args.batch, 3, 32, 32).to(args.device, memory_format=torch.channels_last)
+        self.y = torch.randint(0, 10, (args.batch,)).to(args.device)
 
     def arch(self):
         for w in self.weights:
             w.requires_grad_(False)
         self.adam.zero_grad(set_to_none=True)
-        F.cross_entropy(self.net(self.x), self.y).backward()
+        F.cross_entropy(self.forward(self.x), self.y).backward()
         self.adam.step()
         for w in self.weights:
             w.requires_grad_(True)
@@ -142,21 +148,36 @@ class Step:
         for a in self.net.alphas:
             a.requires_grad_(False)
         self.sgd.zero_grad(set_to_none=True)
-        F.cross_entropy(self.net(self.x), self.y).backward()
+        F.cross_entropy(self.forward(self.x), self.y).backward()
         nn.utils.clip_grad_norm_(self.weights, 5)
         self.sgd.step()
         for a in self.net.alphas:
             a.requires_grad_(True)
 
+    def whole(self):
+        self.arch()
+        self.weight()
 
-def timed(f):
-    t = time.perf_counter()
-    f()
-    return 1e3 * (time.perf_counter() - t)
+    def wait(self):
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(self, f):
+        """Milliseconds of one call."""
+        self.wait()
+        t = time.perf_counter()
+        for _ in range(self.repeats):
+            f()
+        self.wait()
+        return 1e3 * (time.perf_counter() - t) / self.repeats
 
 
 def dass_step(args):
-    cmd = [args.dass, "bench", "step", "-c", args.config, "--set", f"run.threads={args.threads}", "--json"]
+    cmd = [args.dass, "bench", "step", "-c", args.config, "--set", f"run.threads={args.threads}", "--json",
+           "--set", f"net.channels={args.channels}", "--set", f"net.layers={args.layers}",
+           "--set", f"train.batch={args.batch}"]
+    if args.device == "cuda":
+        cmd += ["--device", "cuda", "--set", "run.precision=" + ("tf32" if args.tf32 else "fp32")]
     return json.loads(subprocess.run(cmd, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -170,26 +191,32 @@ def main():
     p.add_argument("--dass", default="build/dass")
     p.add_argument("--config", default="configs/search_cifar10.yaml")
     p.add_argument("--no-dass", action="store_true")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    p.add_argument("--tf32", action="store_true", help="on both sides; cuda only")
+    p.add_argument("--compile", action="store_true", help="torch.compile the network (minutes)")
     p.add_argument("--json", action="store_true")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    torch.backends.cudnn.benchmark = True
     step = Step(args)
     n_weights = sum(w.numel() for w in step.weights)
     print(f"# torch {torch.__version__}, {args.threads} threads, channels_last, {n_weights} parameters", file=sys.stderr)
-    step.weight()
-    step.arch()
+    for _ in range(1 if args.device == "cpu" else 3):
+        step.whole()
     rows = []
     for r in range(args.rounds):
-        row = {"torch_weight_ms": timed(step.weight), "torch_arch_ms": timed(step.arch)}
+        row = {"torch_ms": step.timed(step.whole)}
         if not args.no_dass:
-            d = dass_step(args)
-            row.update(dass_weight_ms=d["weight_step_ms"], dass_arch_ms=d["arch_step_ms"])
-            row["ratio"] = (row["torch_weight_ms"] + row["torch_arch_ms"]) / d["step_ms"]
+            row["dass_ms"] = dass_step(args)["step_ms"]
+            row["ratio"] = row["torch_ms"] / row["dass_ms"]
         rows.append(row)
         print("# round %d: " % (r + 1) + "  ".join(f"{k} {v:.4g}" for k, v in row.items()), file=sys.stderr)
     peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
-    out = {"torch": torch.__version__, "threads": args.threads, "batch": args.batch, "torch_peak_rss_bytes": peak,
-           "rounds": rows}
+    out = {"torch": torch.__version__, "threads": args.threads, "batch": args.batch, "device": args.device,
+           "tf32": args.tf32, "compile": args.compile, "torch_peak_rss_bytes": peak, "rounds": rows}
+    if args.device == "cuda":
+        out["torch_peak_device_bytes"] = torch.cuda.max_memory_allocated()
     for key in rows[0]:
         values = [row[key] for row in rows]
         out[key] = {"median": statistics.median(values), "best": (max if key == "ratio" else min)(values)}
