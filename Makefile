@@ -189,7 +189,7 @@ fuzzers  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 
 obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o) $(cuda_obj) $(gpu_obj) $(simt_obj) \
         $(dnn_tests:%=%.o) $(dnn_tools:%=%.o)
-dirs := $(sort $(B) $(patsubst %/,%,$(dir $(obj) $(nodevice))))
+dirs := $(sort $(B) $(if $(cuda_obj),$(B)/tests/cudnn_plans) $(patsubst %/,%,$(dir $(obj) $(nodevice))))
 
 # ------------------------------------------------------------------------------------------------------- building
 
