@@ -1,5 +1,5 @@
-/* Activations, sampling, channel copies, augmentation, drop-path: each value is read at most once and written once, so
- * all of them run at the speed of memory. Threads go over the result in the order in which it lies.
+/* Activations, sampling, channel copies, batches, augmentation, drop-path: each value is read at most once and written
+ * once, so all of them run at the speed of memory. Threads go over the result in the order in which it lies.
  */
 #include "shape.h"
 
@@ -92,6 +92,30 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_channel_copy(
     }
 }
 K_LAUNCHER_V(dass_k_channel_copy_run, dass_k_channel_copy, k_channel_copy, K_THREADS)
+
+/* 64 x 32 x 32 x 3: 0.2 MB read, 0.2 MB written. A block stays within one image, so the reads behind one another
+ * (position, order, pixels) are three trips to memory however large the batch is. */
+template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_gather(K_PARAM P p)
+{
+    K_ITEM(p);
+    const uint64_t entry = (uint64_t)a.step->position * a.head.gx + blockIdx.x;
+    const int32_t e = a.order[entry < a.length ? entry : a.length - 1];
+    const uint32_t s = e < 0 ? 0 : (uint32_t)e < a.n ? (uint32_t)e : a.n - 1;
+    const uint8_t *from = a.images + (size_t)s * a.image;
+    uint8_t *to = a.to_images + (size_t)blockIdx.x * a.image;
+    const size_t n = V == 4 ? a.image / 16 : a.image;
+    for (size_t i = (size_t)blockIdx.y * K_THREADS + threadIdx.x; i < n; i += (size_t)a.head.gy * K_THREADS) {
+        if (V == 4)
+            reinterpret_cast<uint4 *>(to)[i] = reinterpret_cast<const uint4 *>(from)[i];
+        else
+            to[i] = from[i];
+    }
+    if (blockIdx.y == 0 && threadIdx.x == 0) {
+        a.to_labels[blockIdx.x] = a.labels[s];
+        a.to_samples[blockIdx.x] = (int32_t)s;
+    }
+}
+K_LAUNCHER_V(dass_k_gather_run, dass_k_gather, k_gather, K_THREADS)
 
 /* 64 x 32 x 32 x 3: 0.2 MB read, 0.8 MB written. A thread makes one pixel, drawing its sample's numbers again: that is
  * some 60 multiplications, and no memory. */

@@ -1,5 +1,5 @@
-/* Launchers of shape.cu: activations, what moves pixels or channels about, and what is drawn for a sample. Variants V1,
- * V4 unless said otherwise.
+/* Launchers of shape.cu: activations, what moves samples, pixels or channels about, and what is drawn for a sample.
+ * Variants V1, V4 unless said otherwise.
  */
 #ifndef DASS_KERNELS_SHAPE_H
 #define DASS_KERNELS_SHAPE_H
@@ -68,6 +68,22 @@ typedef struct dass_k_channel_copy {
     dass_k_channel_part part[DASS_K_PARTS];
 } dass_k_channel_copy;
 DASS_K_API int dass_k_channel_copy_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
+
+/* A batch out of a data set, as dass_gather of graph.h says: row r of the grid's (rows, chunks of an image) is sample
+ * order[position rows + r], clamped to the `length` entries of the order and the n samples. image: bytes of one.
+ * Variants: V1 moves bytes; V4 moves 16 at once: image % 16 = 0, both images at multiples of 16. Bytes: 2 rows (image +
+ * 8), and 4 rows of order. */
+typedef struct dass_k_gather {
+    dass_k_head head;
+    const uint8_t *images;
+    const int32_t *labels, *order;
+    const dass_step_block *step;
+    uint8_t *to_images;
+    int32_t *to_labels, *to_samples;
+    size_t image;
+    uint32_t n, length;
+} dass_k_gather;
+DASS_K_API int dass_k_gather_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
 /* Crop, normalise, mirror, cut a square out, as dass_augment of graph.h says. images u8 and dst (N,C,H,W), C <= 16;
  * samples (N). purpose: DASS_RNG_AUGMENT. No variants. Bytes: 5 N C H W. */

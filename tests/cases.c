@@ -135,7 +135,7 @@ void case_out(case_graph *cg, const char *name, dass_val v)
     const dass_dtype dtype = cg->g->vals[v].dtype;
     if (cg->temp && dtype == cg->g->real)
         v = through_temp(cg, v);
-    const dass_buf buf = dtype == DASS_U8 ? CASE_OUT_U8 : CASE_OUT;
+    const dass_buf buf = dtype == DASS_U8 ? CASE_OUT_U8 : dtype == DASS_I32 ? CASE_OUT_I32 : CASE_OUT;
     const int64_t offset = next_offset(cg, buf, DASS_LAYOUT_NHWC, dtype);
     cg->used[buf] = offset + dass_value_count(&cg->g->vals[v]);
     dass_place(cg->g, v, buf, offset);
@@ -276,7 +276,7 @@ static size_t host_bytes(const case_graph *cg, dass_buf b, dass_dtype real)
     const size_t n = (size_t)cg->used[b];
     if (case_is_real(b))
         return n * dass_dtype_bytes(real);
-    if (b == CASE_I32)
+    if (b == CASE_I32 || b == CASE_OUT_I32)
         return n * 4;
     return b == CASE_BITS ? (n + 63) / 64 * 8 : n;
 }

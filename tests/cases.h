@@ -24,6 +24,7 @@ typedef enum case_buf {
     CASE_SEED, /* gradient check: weights of the outputs in the scalar that is differentiated */
     CASE_OUT,
     CASE_OUT_U8,
+    CASE_OUT_I32,
     CASE_GRAD, /* gradient check: gradients, at the offsets of CASE_PARAM */
     CASE_N_BUFS
 } case_buf;

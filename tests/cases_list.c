@@ -355,6 +355,30 @@ static void build_slice(case_graph *cg, const int32_t *a)
     case_out(cg, "y", dass_slice(cg->g, case_image(cg, "x", a[0], a[1], a[2], a[3], FILL_UNIFORM), a[4], a[5]));
 }
 
+/* samples: entries of the order are below it, so that beyond n they are clamped; so is a position beyond the order. */
+#define GATHER_ARGS "n c h w length rows position samples aligned"
+static const int32_t gather_args[][CASE_MAX_ARGS] = {
+    {20, 3, 7, 5, 24, 4, 3, 20, 0},       {9, 1, 28, 28, 9, 3, 2, 9, 1},  {6, 3, 32, 32, 8, 4, 1, 6, 1},
+    {6, 3, 32, 32, 8, 4, 1, 6, 0},        {5, 2, 4, 2, 7, 5, 0, 5, 1},    {1, 1, 1, 1, 3, 1, 2, 1, 0},
+    {30, 3, 5, 7, 40, 33, 0, 30, 0},      {7, 1, 28, 28, 12, 5, 2, 7, 0}, {4, 3, 8, 8, 6, 4, 7, 4, 1},
+    {4, 1, 3, 3, 12, 4, 1, 1000, 0},      {3, 1, 96, 128, 6, 2, 2, 3, 1}, {3, 3, 41, 31, 5, 2, 1, 3, 0},
+    {5, 3, 4, 4, 9, 3, 2147483647, 5, 1},
+};
+
+static void build_gather(case_graph *cg, const int32_t *a)
+{
+    cg->aligned = a[8];
+    cg->step.position = (uint32_t)a[6] * (a[6] == INT32_MAX ? 2u : 1u); /* the largest as well */
+    dass_val out[3];
+    const dass_val images = case_bytes(cg, "images", a[0], a[1], a[2], a[3], 256);
+    const dass_val labels = case_ints(cg, "labels", a[0], 1000);
+    const dass_val order = case_ints(cg, "order", a[4], a[7]);
+    dass_gather(cg->g, images, labels, order, case_step(cg), a[5], &out[0], &out[1], &out[2]);
+    case_out(cg, "batch", out[0]);
+    case_out(cg, "batch labels", out[1]);
+    case_out(cg, "batch samples", out[2]);
+}
+
 #define AUGMENT_ARGS "n c h w pad flip cutout"
 static const int32_t augment_args[][CASE_MAX_ARGS] = {{3, 3, 9, 8, 2, 1, 4},    {2, 1, 7, 7, 0, 1, 0},
                                                       {2, 3, 6, 6, 4, 0, 3},    {8, 3, 5, 5, 0, 0, 2},
@@ -480,6 +504,7 @@ static void build_gsum(case_graph *cg, const int32_t *a)
 }
 
 const case_family cases_plain[] = {
+    FAMILY(GATHER, gather, GATHER_ARGS, gather_args),
     FAMILY(AUGMENT, augment, AUGMENT_ARGS, augment_args),
     FAMILY(CONV, conv, CONV_ARGS, conv_args),
     FAMILY(BN_STATS, bn_stats, BN_ARGS, bn_args),

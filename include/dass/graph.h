@@ -99,7 +99,7 @@ typedef struct dass_augment_attr {
 } dass_augment_attr;
 typedef struct dass_scalar_attr {
     double value; /* fill: the value; xent: label smoothing */
-    int32_t i, j; /* slice: first channel, number of channels; subsample: stride, offset; sgd: see there */
+    int32_t i, j; /* slice: first channel, channels; subsample: stride, offset; sgd: see there; gather: rows */
     int64_t n;    /* drop_path: the key's bits */
 } dass_scalar_attr;
 
@@ -190,6 +190,16 @@ void dass_graph_scope(dass_graph *g, const char *prefix);
 /* ---- forward ops --------------------------------------------------------------------------------------------
  * Shapes are logical (N, C, H, W); activations are NHWC. M = N*H*W, the elements behind a channel's statistics.
  */
+
+/* A batch out of a data set that lies in memory whole: the one at step.position of an order of samples. images u8
+ * (n,C,H,W) NHWC; labels i32 (n); order i32 (L): sample numbers; step: the step block. Outputs of the node: a batch of
+ * `rows` images u8 (rows,C,H,W), labels i32 (rows), samples i32 (rows), all temporaries. Row r:
+ *     e = order[min(position rows + r, L - 1)],  s = min(max(e, 0), n - 1)
+ *     images'[r] = images[s],  labels'[r] = labels[s],  samples'[r] = s
+ * Whoever runs the graph gives a position whose rows all lie in the order, and an order of samples that exist. The two
+ * clamps are for the others: no backend reads outside its memory, and all give the same bytes. */
+void dass_gather(dass_graph *g, dass_val images, dass_val labels, dass_val order, dass_val step, int32_t rows,
+                 dass_val *images_out, dass_val *labels_out, dass_val *samples_out);
 
 /* Images to network input. images u8 (N,C,H,W) NHWC; samples i32 (N): global sample numbers, keys of the random
  * draws; step: the step block (dass_step_block, u8 FLAT of 256 bytes).

@@ -15,7 +15,7 @@ typedef struct dass_step_block {
     uint64_t seed;
     uint32_t epoch, step;
     uint32_t valid; /* rows of the batch that count; 0 = all */
-    uint32_t pad_;
+    uint32_t position;         /* of the batch in the order of its epoch, in batches: dass_gather */
     double drop_path, ema, xi; /* probability of dropping a path; decay of the average; step of the unrolled weights */
     double reserved[12];
 } dass_step_block;

@@ -1,4 +1,4 @@
-/* Rows of activations, sampling, channel copies, augmentation and drop-path over kernels/shape.h. */
+/* Rows of activations, sampling, channel copies, batches, augmentation and drop-path over kernels/shape.h. */
 #include "cuda.h"
 
 #include "dass/mem.h"
@@ -204,6 +204,47 @@ static dass_status bind_slice(dass_cuda *c, const dass_graph *g, dass_node n, da
     return DASS_OK;
 }
 
+/* ---- gather: images, labels, order, step -> images, labels, samples --------------------------------------------- */
+
+static bool at_16(const dass_value *v)
+{
+    return v->buf == 0 || v->offset % 16 == 0;
+}
+
+static dass_status prepare_gather(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+{
+    const dass_value *x = dass__cuda_in(g, n, 0);
+    const dass_value *y = dass__cuda_out(g, n, 0);
+    const size_t image = (size_t)dass_value_count(y) / (size_t)y->dim[0];
+    const bool wide = image % 16 == 0 && at_16(x) && at_16(y);
+    const uint32_t rows = (uint32_t)y->dim[0];
+    const uint64_t chunks = (image / (wide ? 16 : 1) + 255) / 256;
+    const uint32_t most = ((uint32_t)c->n_sm * 8 + rows - 1) / rows; /* one wave in all */
+    const dass_k_grid grid = {rows, chunks < most ? (uint32_t)chunks : most, wide ? DASS_K_V4 : DASS_K_V1};
+    void *p = NULL;
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_gather_run, "gather", grid, sizeof(dass_k_gather), &p));
+    dass_k_gather *a = p;
+    a->image = image;
+    a->n = (uint32_t)x->dim[0];
+    a->length = (uint32_t)dass__cuda_in(g, n, 2)->dim[0];
+    return DASS_OK;
+}
+
+static dass_status bind_gather(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
+                               void *ws)
+{
+    (void)c, (void)g, (void)n, (void)ws;
+    dass_k_gather *a = dass__cuda_args(impl, 0);
+    a->images = args[0];
+    a->labels = args[1];
+    a->order = args[2];
+    a->step = args[3];
+    a->to_images = args[4];
+    a->to_labels = args[5];
+    a->to_samples = args[6];
+    return DASS_OK;
+}
+
 /* ---- augment: images, samples, step -> y; drop_path: x, samples, step -> y -------------------------------------- */
 
 static dass_status prepare_augment(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
@@ -285,6 +326,7 @@ const dass__cuda_row dass__cuda_rows_shape[] = {
     ROW(SUBSAMPLE_BWD, subsample_bwd, dass__cuda_small),
     ROW(CONCAT, concat, dass__cuda_small),
     ROW(SLICE, slice, dass__cuda_small),
+    ROW(GATHER, gather, NULL),
     ROW(AUGMENT, augment, dass__cuda_small),
     ROW(DROP_PATH, drop_path, NULL),
     {.op = DASS_OP_NONE},

@@ -119,19 +119,28 @@ static double per_element(dass_op op, uint32_t n_in)
     }
 }
 
+/* Bytes that move at least: each input and output once, but only the rows that a gather takes of its data set. */
+static double node_bytes(const dass_graph *g, const dass_node_rec *r)
+{
+    double bytes = 0;
+    for (uint32_t i = r->op == DASS_OP_GATHER ? r->n_in : 0; i < r->n_in + r->n_out; i++)
+        if (g->args[r->args + i])
+            bytes += (double)dass_value_bytes(&g->vals[g->args[r->args + i]]);
+    return r->op == DASS_OP_GATHER ? 2 * bytes : bytes;
+}
+
 dass_cost dass_node_cost(const dass_graph *g, dass_node n)
 {
     const dass_node_rec *r = &g->nodes[n];
-    dass_cost c = {.macs = node_macs(g, n)};
+    dass_cost c = {.macs = node_macs(g, n), .bytes = node_bytes(g, r)};
     double largest = 0;
     for (uint32_t i = 0; i < r->n_in + r->n_out; i++) {
         const dass_val v = g->args[r->args + i];
-        if (!v)
-            continue;
-        c.bytes += (double)dass_value_bytes(&g->vals[v]);
-        const double count = (double)dass_value_count(&g->vals[v]);
+        const double count = v ? (double)dass_value_count(&g->vals[v]) : 0;
         largest = count > largest ? count : largest;
     }
+    if (r->op == DASS_OP_GATHER)
+        return c; /* copies */
     c.flops = c.macs ? 2.0 * (double)c.macs : largest * per_element(r->op, r->n_in);
     return c;
 }

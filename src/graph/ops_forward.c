@@ -63,6 +63,47 @@ static bool is_per_channel(dass_graph *g, const char *op, const char *what, dass
     return false;
 }
 
+static bool is_ints(const dass_graph *g, dass_val v)
+{
+    return v != 0 && g->vals[v].dtype == DASS_I32 && g->vals[v].layout == DASS_LAYOUT_FLAT;
+}
+
+void dass_gather(dass_graph *g, dass_val images, dass_val labels, dass_val order, dass_val step, int32_t rows,
+                 dass_val *images_out, dass_val *labels_out, dass_val *samples_out)
+{
+    *images_out = *labels_out = *samples_out = 0;
+    if (g->status != DASS_OK)
+        return;
+    const dass_value *x = &g->vals[images];
+    if (images == 0 || x->dtype != DASS_U8 || x->layout != DASS_LAYOUT_NHWC) {
+        dass__graph_fail(g, DASS_ARG, "gather: images %s must be u8 NHWC", dass__show(g, images));
+        return;
+    }
+    if (!is_ints(g, labels) || dass_value_count(&g->vals[labels]) != x->dim[0] || !is_ints(g, order)) {
+        dass__graph_fail(g, DASS_ARG, "gather: labels %s are not one i32 for each of images %s, or order %s is not i32",
+                         dass__show(g, labels), dass__show(g, images), dass__show(g, order));
+        return;
+    }
+    if (step == 0 || dass_value_bytes(&g->vals[step]) != sizeof(dass_step_block) || rows < 1 ||
+        rows > dass_value_count(&g->vals[order])) {
+        dass__graph_fail(g, DASS_ARG,
+                         "gather: step %s is not the 256-byte step block, or a batch of %d rows is not in order %s",
+                         dass__show(g, step), rows, dass__show(g, order));
+        return;
+    }
+    const dass_attr a = {.scalar = {.i = rows}};
+    const dass_val in[] = {images, labels, order, step};
+    dass__shape out[3] = {dass__shape_nhwc(g, rows, x->dim[1], x->dim[2], x->dim[3]), dass__shape_flat(g, rows),
+                          dass__shape_flat(g, rows)};
+    out[0].dtype = DASS_U8;
+    out[1].dtype = out[2].dtype = DASS_I32;
+    dass_val made[3];
+    dass__node_add(g, DASS_OP_GATHER, in, 4, &a, out, 3, NULL, made);
+    *images_out = made[0];
+    *labels_out = made[1];
+    *samples_out = made[2];
+}
+
 dass_val dass_augment(dass_graph *g, dass_val images, dass_val samples, dass_val step, const double *mean,
                       const double *std, int32_t pad, bool flip, int32_t cutout)
 {

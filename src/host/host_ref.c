@@ -165,6 +165,7 @@ static size_t ws_none(const dass_graph *g, dass_node n)
 
 /* One row: prepare_<op> attaches run_<op> with the scratch that ws(g, n) asks for. */
 #define REF_OPS(R)                                 \
+    R(GATHER, gather, ws_none)                     \
     R(AUGMENT, augment, ws_none)                   \
     R(CONV, conv, ws_none)                         \
     R(BN_STATS, bn_stats, ws_none)                 \

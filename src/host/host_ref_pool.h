@@ -1,5 +1,30 @@
-/* Fragment of host_ref.c: input augmentation, activations, pools, and what moves channels or pixels
- * about. */
+/* Fragment of host_ref.c: taking a batch out of a data set, input augmentation, activations, pools, and what moves
+ * channels or pixels about. */
+
+/* Row r is sample s = order[position rows + r], both clamped to what there is.
+ * in: images u8 (n,C,H,W), labels i32 (n), order i32 (L), step block
+ * out: images u8 (rows,C,H,W), labels i32 (rows), samples i32 (rows) */
+static dass_status run_gather(dass_backend *be, void *impl)
+{
+    (void)be;
+    const dass__impl *k = impl;
+    const dass_step_block *step = src(k, 3);
+    const int32_t *labels = src(k, 1);
+    const int32_t *order = src(k, 2);
+    const int64_t n = in_dims(k, 0).n;
+    const int64_t rows = out_dims(k, 0).n;
+    const size_t bytes = (size_t)(in_count(k, 0) / n);
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t entry = (int64_t)step->position * rows + r;
+        const int64_t last = in_count(k, 2) - 1;
+        const int64_t e = order[entry < last ? entry : last];
+        const int64_t s = e < 0 ? 0 : e < n ? e : n - 1;
+        memcpy((uint8_t *)dst(k, 0) + (size_t)r * bytes, (const uint8_t *)src(k, 0) + (size_t)s * bytes, bytes);
+        ((int32_t *)dst(k, 1))[r] = labels[s];
+        ((int32_t *)dst(k, 2))[r] = (int32_t)s;
+    }
+    return DASS_OK;
+}
 
 /* Random part of one sample's augmentation, as the header defines it. */
 typedef struct augment_draw {
