@@ -33,6 +33,12 @@ typedef struct dass_backend_options {
     dass_precision precision;
 } dass_backend_options;
 
+typedef struct dass_transfer { /* from the device to the host */
+    void *to;
+    const void *from;
+    size_t bytes;
+} dass_transfer;
+
 typedef struct dass_backend_ops {
     const char *name;
     dass_status (*open)(const dass_backend_options *opt, dass_backend **out);
@@ -40,8 +46,14 @@ typedef struct dass_backend_ops {
     /* Memory: a handful of calls per run of the program, never per tensor. Blocks are zeroed. */
     dass_status (*alloc)(dass_backend *be, size_t bytes, const char *what, void **out);
     void (*free)(dass_backend *be, void *p);
+    /* The bytes are taken when it returns, and what runs later sees them; it need not wait for what runs now. */
     dass_status (*write)(dass_backend *be, void *dst, const void *host_src, size_t bytes);
-    dass_status (*read)(dass_backend *be, void *host_dst, const void *src, size_t bytes);
+    dass_status (*read)(dass_backend *be, void *host_dst, const void *src, size_t bytes); /* waits for what runs now */
+    /* Optional (NULL: read says the same): n reads that wait once. */
+    dass_status (*read_many)(dass_backend *be, const dass_transfer *t, uint32_t n);
+    /* Optional (NULL: it works in the host's memory, where a copy of host data would gain nothing): bytes of its own
+     * memory that are free now. */
+    dass_status (*room)(dass_backend *be, size_t *bytes);
     dass_status (*fill)(dass_backend *be, void *dst, uint32_t word, size_t bytes); /* bytes: multiple of 4 */
     dass_status (*sync)(dass_backend *be);
     /* Kernels. impl comes from `mem`, which outlives the kernel. */

@@ -60,6 +60,8 @@ dass_status dass_program_run(dass_program *p);
  * recorded and from then on replayed as one; the numbers are the same. In guard mode errors are DASS_NUMERIC /
  * DASS_INTERNAL naming the node. */
 dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n);
+/* The same without the wait: a read of the backend waits, and gets to see what the run left and its errors. */
+dass_status dass_program_start_some(dass_program *p, uint32_t first, uint32_t n);
 dass_status dass_program_run_one(dass_program *p, uint32_t i);
 size_t dass_program_recorded(const dass_program *p, uint32_t first, uint32_t n); /* launches of that replay; 0: none */
 size_t dass_program_arena_bytes(const dass_program *p);

@@ -1,6 +1,7 @@
 /* The CUDA backend: opens a device, owns its memory and its one stream, walks the ordered table of rows, merges nodes,
- * captures and replays. It computes nothing: rows come from the other files of this folder. Invariant: run() enqueues
- * and returns; only write, read, fill's callers through sync, and close wait for the device.
+ * captures and replays. It computes nothing: rows come from the other files of this folder. Invariants: run() enqueues
+ * and returns; only large writes, reads, fill's callers through sync, and close wait for the device. What is staged of
+ * small writes is overwritten only after a wait.
  */
 #include "cuda.h"
 
@@ -41,6 +42,7 @@ static void cuda_close(dass_backend *be)
         dass__cuda_conv_close(c);
         (void)cudaStreamDestroy(c->stream);
     }
+    (void)cudaFreeHost(c->pinned);
     (void)cudaFree(c->counters);
     dass_mem_free(c->free_counters);
     dass_mem_free(c->replays);
@@ -78,6 +80,9 @@ static dass_status open_device(dass_cuda *c)
     cudaStream_t stream = NULL;
     CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     c->stream = stream;
+    void *pinned = NULL;
+    CUDA_TRY(cudaMallocHost(&pinned, DASS__PINNED_READS + DASS__PINNED_WRITES));
+    c->pinned = pinned;
     return open_counters(c);
 }
 
@@ -134,31 +139,74 @@ static void cuda_free(dass_backend *be, void *p)
     (void)cudaFree(p);
 }
 
+static dass_status wait_for(dass_cuda *c)
+{
+    CUDA_TRY(cudaStreamSynchronize(c->stream));
+    c->staged = 0;
+    return DASS_OK;
+}
+
+static dass_status write_staged(dass_cuda *c, void *dst, const void *host_src, size_t bytes)
+{
+    const size_t room = (bytes + 63) / 64 * 64;
+    if (c->staged + room > DASS__PINNED_WRITES)
+        DASS_TRY(wait_for(c));
+    unsigned char *at = c->pinned + DASS__PINNED_READS + c->staged;
+    memcpy(at, host_src, bytes);
+    CUDA_TRY(cudaMemcpyAsync(dst, at, bytes, cudaMemcpyHostToDevice, c->stream));
+    c->staged += room;
+    return DASS_OK;
+}
+
 static dass_status cuda_write(dass_backend *be, void *dst, const void *host_src, size_t bytes)
 {
     dass_cuda *c = (dass_cuda *)be;
     if (bytes == 0)
         return DASS_OK;
+    if (bytes <= DASS__PINNED_WRITES / 16)
+        return write_staged(c, dst, host_src, bytes);
     CUDA_TRY(cudaMemcpyAsync(dst, host_src, bytes, cudaMemcpyHostToDevice, c->stream));
-    CUDA_TRY(cudaStreamSynchronize(c->stream)); /* the caller may change its memory now */
+    return wait_for(c); /* the caller may change its memory now */
+}
+
+/* Into page-locked memory as far as that goes: a copy into any other makes the call itself wait. */
+static dass_status cuda_read_many(dass_backend *be, const dass_transfer *t, uint32_t n)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    size_t total = 0;
+    for (uint32_t i = 0; i < n; i++)
+        total += t[i].bytes;
+    if (total == 0)
+        return DASS_OK;
+    const bool staged = total <= DASS__PINNED_READS;
+    const unsigned char *from = c->pinned;
+    unsigned char *to = c->pinned;
+    for (uint32_t i = 0; i < n; to += t[i++].bytes)
+        if (t[i].bytes > 0)
+            CUDA_TRY(cudaMemcpyAsync(staged ? to : t[i].to, t[i].from, t[i].bytes, cudaMemcpyDeviceToHost, c->stream));
+    DASS_TRY(wait_for(c));
+    for (uint32_t i = 0; staged && i < n; from += t[i++].bytes)
+        if (t[i].bytes > 0)
+            memcpy(t[i].to, from, t[i].bytes);
     return DASS_OK;
 }
 
 static dass_status cuda_read(dass_backend *be, void *host_dst, const void *src, size_t bytes)
 {
-    dass_cuda *c = (dass_cuda *)be;
-    if (bytes == 0)
-        return DASS_OK;
-    CUDA_TRY(cudaMemcpyAsync(host_dst, src, bytes, cudaMemcpyDeviceToHost, c->stream));
-    CUDA_TRY(cudaStreamSynchronize(c->stream));
+    return cuda_read_many(be, &(dass_transfer){host_dst, src, bytes}, 1);
+}
+
+static dass_status cuda_room(dass_backend *be, size_t *bytes)
+{
+    size_t total = 0;
+    (void)be; /* the device is the thread's */
+    CUDA_TRY(cudaMemGetInfo(bytes, &total));
     return DASS_OK;
 }
 
 static dass_status cuda_sync(dass_backend *be)
 {
-    dass_cuda *c = (dass_cuda *)be;
-    CUDA_TRY(cudaStreamSynchronize(c->stream));
-    return DASS_OK;
+    return wait_for((dass_cuda *)be);
 }
 
 /* ---- stages ------------------------------------------------------------------------------------------------------ */
@@ -471,6 +519,8 @@ const dass_backend_ops dass_backend_cuda = {
     .free = cuda_free,
     .write = cuda_write,
     .read = cuda_read,
+    .read_many = cuda_read_many,
+    .room = cuda_room,
     .fill = cuda_fill,
     .sync = cuda_sync,
     .select = cuda_select,

@@ -16,6 +16,8 @@
 
 #define DASS__MAX_STAGES 8
 #define DASS__MAX_REPLAYS 64   /* recordings alive at once */
+#define DASS__PINNED_READS 4096
+#define DASS__PINNED_WRITES 65536
 #define DASS__N_COUNTERS 65536 /* nodes with a reduction, of all executors alive */
 
 typedef struct dass_cuda {
@@ -29,6 +31,10 @@ typedef struct dass_cuda {
     uint32_t *free_counters;
     uint32_t n_free_counters;
     dass_replay *replays; /* DASS__MAX_REPLAYS slots, so that recording allocates nothing of ours */
+    /* Page-locked host memory that small transfers go through, so that none of them waits by itself: READS bytes that
+     * read fills and empties, then WRITES bytes, of which the first `staged` may still be on their way. */
+    unsigned char *pinned;
+    size_t staged;
     void *dnn;            /* cuda_conv.c, opened by the first node that wants it */
     void *blas;           /* cuda_blas.c's; NULL until its first node is prepared */
 } dass_cuda;
@@ -142,7 +148,7 @@ extern const dass__cuda_row dass__cuda_rows_depthwise[]; /* cuda_depthwise.c: de
 extern const dass__cuda_row dass__cuda_rows_norm[];      /* cuda_norm.c: batch norm, channel_sum */
 extern const dass__cuda_row dass__cuda_rows_sum[];       /* cuda_sum.c: wsum, wsum_bwd, gsum */
 extern const dass__cuda_row dass__cuda_rows_pool[];      /* cuda_pool.c */
-extern const dass__cuda_row dass__cuda_rows_shape[];     /* cuda_shape.c: relu, concat, slice, augment, ... */
+extern const dass__cuda_row dass__cuda_rows_shape[];     /* cuda_shape.c: relu, concat, gather, augment, ... */
 extern const dass__cuda_row dass__cuda_rows_loss[];      /* cuda_loss.c: softmax, cross-entropy */
 extern const dass__cuda_row dass__cuda_rows_flat[];      /* cuda_flat.c: masks, optimisers, norm2, fill, copy */
 extern const dass__cuda_row dass__cuda_rows_blas[];      /* cuda_blas.c: pointwise products by cuBLASLt */

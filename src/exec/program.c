@@ -131,7 +131,7 @@ static recording *find_recording(dass_program *p, uint32_t first, uint32_t n)
     return &p->recording[p->n_recordings++];
 }
 
-dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n)
+dass_status dass_program_start_some(dass_program *p, uint32_t first, uint32_t n)
 {
     for (uint32_t i = first; i < first + n; i++)
         DASS_TRY(runnable(p, i));
@@ -145,6 +145,12 @@ dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n)
         if (r != NULL)
             r->warm = true;
     }
+    return DASS_OK;
+}
+
+dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n)
+{
+    DASS_TRY(dass_program_start_some(p, first, n));
     return p->be->ops->sync(p->be);
 }
 

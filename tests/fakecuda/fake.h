@@ -15,6 +15,12 @@ extern "C" {
 void fake_enqueue_c(void *stream, const char *what, void (*fn)(void *data), const void *data, size_t bytes);
 /* Do bytes [p, p + bytes) lie in one live device allocation? */
 bool fake_cuda_inside(const void *p, size_t bytes);
+/* What went over the bus since the library was loaded, and how often somebody waited for the device. For tests that
+ * open the library: dlsym "fake_cuda_traffic". */
+typedef struct fake_traffic {
+    unsigned long copies, bytes_down, bytes_up, waits;
+} fake_traffic;
+__attribute__((visibility("default"))) void fake_cuda_traffic(fake_traffic *out);
 /* Say it on stderr; the process ends with an error at exit. */
 void fake_fault(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 #ifdef __cplusplus

@@ -33,12 +33,37 @@ struct graph_state {
     std::vector<task> tasks;
 };
 
-std::map<uintptr_t, size_t> device_memory; /* begin -> bytes */
+typedef std::map<uintptr_t, size_t> blocks; /* begin -> bytes */
+blocks device_memory;
+blocks pinned_memory; /* of the host, page-locked */
 std::map<void *, std::unique_ptr<stream_state>> streams;
 unsigned long n_launches, n_faults;
 cudaError_t last_error = cudaSuccess;
-constexpr size_t device_bytes = size_t{1} << 32;
 size_t device_used;
+fake_traffic traffic;
+
+/* $FAKE_CUDA_BYTES makes the device smaller: what does not fit has to be noticed. */
+size_t device_bytes()
+{
+    const char *env = getenv("FAKE_CUDA_BYTES");
+    return env != nullptr ? std::strtoull(env, nullptr, 10) : size_t{1} << 32;
+}
+
+size_t device_free()
+{
+    const size_t all = device_bytes();
+    return all > device_used ? all - device_used : 0;
+}
+
+bool inside(const blocks &m, const void *p, size_t bytes)
+{
+    const uintptr_t at = reinterpret_cast<uintptr_t>(p);
+    auto it = m.upper_bound(at);
+    if (it == m.begin())
+        return false;
+    --it;
+    return at >= it->first && at + bytes <= it->first + it->second;
+}
 
 cudaError_t fail(cudaError_t e)
 {
@@ -70,6 +95,8 @@ struct at_exit {
     {
         for (const auto &m : device_memory)
             fake_fault("%zu bytes of device memory were never freed", m.second);
+        for (const auto &m : pinned_memory)
+            fake_fault("%zu bytes of page-locked memory were never freed", m.second);
         if (!streams.empty())
             fake_fault("%zu streams were never destroyed", streams.size());
         if (n_faults > 0) {
@@ -102,12 +129,12 @@ void fake_fault(const char *fmt, ...)
 
 bool fake_cuda_inside(const void *p, size_t bytes)
 {
-    const uintptr_t at = reinterpret_cast<uintptr_t>(p);
-    auto it = device_memory.upper_bound(at);
-    if (it == device_memory.begin())
-        return false;
-    --it;
-    return at >= it->first && at + bytes <= it->first + it->second;
+    return inside(device_memory, p, bytes);
+}
+
+void fake_cuda_traffic(fake_traffic *out)
+{
+    *out = traffic;
 }
 
 void fake_enqueue(void *stream, const char *what, std::function<void()> work)
@@ -177,13 +204,13 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int i)
     p->major = 9;
     p->minor = 0;
     p->multiProcessorCount = 4; /* small, so that grids are cut and loops go round */
-    p->totalGlobalMem = device_bytes;
+    p->totalGlobalMem = device_bytes();
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *total = device_bytes;
-    *free_bytes = device_bytes - device_used;
+    *total = device_bytes();
+    *free_bytes = device_free();
     return cudaSuccess;
 }
 cudaError_t cudaMalloc(void **p, size_t n)
@@ -191,7 +218,7 @@ cudaError_t cudaMalloc(void **p, size_t n)
     *p = nullptr;
     if (n == 0)
         return cudaSuccess;
-    if (n > device_bytes - device_used)
+    if (n > device_free())
         return fail(cudaErrorMemoryAllocation);
     void *q = nullptr;
     if (posix_memalign(&q, 256, n) != 0)
@@ -222,6 +249,30 @@ cudaError_t cudaFree(void *p)
     std::free(p);
     return cudaSuccess;
 }
+cudaError_t cudaMallocHost(void **p, size_t n)
+{
+    void *q = nullptr;
+    *p = nullptr;
+    if (posix_memalign(&q, 256, n) != 0)
+        return fail(cudaErrorMemoryAllocation);
+    pinned_memory[reinterpret_cast<uintptr_t>(q)] = n;
+    *p = q;
+    return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p)
+{
+    if (p == nullptr)
+        return cudaSuccess;
+    if (pinned_memory.erase(reinterpret_cast<uintptr_t>(p)) == 0) {
+        fake_fault("cudaFreeHost of what cudaMallocHost did not give, or gave and took back");
+        return fail(cudaErrorInvalidValue);
+    }
+    for (auto &s : streams)
+        if (!s.second->queue.empty())
+            fake_fault("cudaFreeHost while work is enqueued: first '%s'", s.second->queue.front().what.c_str());
+    std::free(p);
+    return cudaSuccess;
+}
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
     const bool to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
@@ -230,13 +281,23 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcp
         fake_fault("copy of %zu bytes: destination or source is memory of the other kind, or too small", n);
         return fail(cudaErrorInvalidValue);
     }
-    if (kind == cudaMemcpyHostToDevice) { /* pageable memory: the source is taken before the call returns */
+    traffic.copies += to != from;
+    traffic.bytes_down += kind == cudaMemcpyHostToDevice ? n : 0;
+    traffic.bytes_up += kind == cudaMemcpyDeviceToHost ? n : 0;
+    /* The source of a copy down is taken before the call returns, but in page-locked memory when its turn comes. A copy
+     * up into memory that is not page-locked makes the call wait. */
+    const bool waits = kind == cudaMemcpyDeviceToHost && !inside(pinned_memory, dst, n);
+    traffic.waits += waits;
+    if (kind == cudaMemcpyHostToDevice && !inside(pinned_memory, src, n)) {
         const unsigned char *bytes = static_cast<const unsigned char *>(src);
         auto copy = std::make_shared<std::vector<unsigned char>>(bytes, bytes + n);
         fake_enqueue(stream, "copy", [=] { std::memcpy(dst, copy->data(), n); });
     } else {
         fake_enqueue(stream, "copy", [=] { std::memcpy(dst, src, n); });
     }
+    stream_state *s = waits ? find(stream) : nullptr;
+    if (s != nullptr && s->capture == nullptr)
+        drain(s);
     return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream)
@@ -273,6 +334,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
         fake_fault("waiting for a stream that is being captured");
         return fail(cudaErrorStreamCaptureUnsupported);
     }
+    traffic.waits++;
     drain(s);
     return cudaSuccess;
 }
