@@ -102,6 +102,43 @@ static void order_is_a_function_of_seed_and_epoch(void **state)
     dass_dataset_free(d);
 }
 
+/* What a source says it will hand out is what another hands out, for epochs and passes, and asking moves nothing. */
+static void order_is_what_next_hands_out(void **state)
+{
+    (void)state;
+    enum { N = 23, BATCH = 4, BATCHES = 17 };
+    dass_dataset *d = random_data(N, 7);
+    for (int way = 0; way < 4; ++way) {
+        const dass_source_options opt = {
+            .batch = BATCH, .seed = 5, .name = "train", .shuffle = way % 2 == 0, .pad_last = way / 2 == 1};
+        dass_source *a = NULL;
+        dass_source *b = NULL;
+        int32_t order[BATCHES * BATCH + 1];
+        check_ok(dass_source_make(d, &d->train, NULL, N, &opt, &a));
+        check_ok(dass_source_make(d, &d->train, NULL, N, &opt, &b));
+        for (uint32_t epoch = 0; epoch < 3; ++epoch) {
+            dass_batch batch;
+            dass_source_seek(a, epoch + 1, 3);
+            order[BATCHES * BATCH] = -7;
+            check_ok(dass_source_order(a, epoch, BATCHES, order));
+            assert_int_equal(order[BATCHES * BATCH], -7);
+            dass_source_start(b, epoch);
+            for (int i = 0; i < BATCHES; ++i) {
+                check_ok(dass_source_next(b, &batch));
+                assert_memory_equal(order + (ptrdiff_t)i * BATCH, batch.samples, sizeof(int32_t[BATCH]));
+            }
+            dass_source_seek(b, epoch + 1, 3);
+            check_ok(dass_source_next(b, &batch));
+            memcpy(order, batch.samples, sizeof(int32_t[BATCH]));
+            check_ok(dass_source_next(a, &batch));
+            assert_memory_equal(order, batch.samples, sizeof(int32_t[BATCH]));
+        }
+        dass_source_free(a);
+        dass_source_free(b);
+    }
+    dass_dataset_free(d);
+}
+
 static void batches_hold_the_images_of_their_samples(void **state)
 {
     (void)state;
@@ -504,6 +541,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(split_is_a_permutation),
         cmocka_unit_test(order_is_a_function_of_seed_and_epoch),
+        cmocka_unit_test(order_is_what_next_hands_out),
         cmocka_unit_test(batches_hold_the_images_of_their_samples),
         cmocka_unit_test(evaluation_pads_and_says_what_counts),
         cmocka_unit_test(nothing_is_allocated_after_make),

@@ -111,6 +111,10 @@ void dass_source_start(dass_source *s, uint32_t epoch);
 /* Go where start(epoch) and `batch` (>= 0) calls of next lead, computed: past the end of the epoch into its later
  * passes. A batch already handed out stays valid. */
 void dass_source_seek(dass_source *s, uint32_t epoch, int64_t batch);
+/* The samples of the epoch's first `batches` batches, those of later passes included, one batch after another: what as
+ * many calls of next after start(epoch) would hand out as samples. order: batches * batch entries, the caller's. Where
+ * the source stands does not change. For a source without prefetch; errors as next. */
+dass_status dass_source_order(dass_source *s, uint32_t epoch, int64_t batches, int32_t *order);
 /* The next batch, valid until the next call. Past the end of the epoch a new pass begins, with an order of its own: a
  * pure function of (seed, name, epoch, pass). After an error every call gives it again, until start or seek.
  * Errors: DASS_ARG when an entry of index has left the part. */

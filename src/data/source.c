@@ -97,8 +97,8 @@ static void order_pass(dass_source *s)
     }
 }
 
-/* The batch at `now` into *to, and on to the next. On error `now` stays: asked again, it fails again. */
-static dass_status make_batch(dass_source *s, slot *to)
+/* The samples of the batch at `now`, and on to the next. On error `now` stays: asked again, it fails again. */
+static dass_status pick_samples(dass_source *s, int32_t *samples, int32_t *valid)
 {
     const int64_t left = s->n - s->now.at;
     if (left == 0 || (left < s->opt.batch && !s->opt.pad_last)) {
@@ -106,11 +106,10 @@ static dass_status make_batch(dass_source *s, slot *to)
         s->now.at = 0;
     }
     order_pass(s);
-    const size_t bytes = image_bytes(s->data);
     const int64_t have = s->n - s->now.at;
-    to->valid = have < s->opt.batch ? (int32_t)have : s->opt.batch;
+    *valid = have < s->opt.batch ? (int32_t)have : s->opt.batch;
     for (int32_t i = 0; i < s->opt.batch; ++i) {
-        const int32_t sample = s->order[s->now.at + (i < to->valid ? i : 0)];
+        const int32_t sample = s->order[s->now.at + (i < *valid ? i : 0)];
         /* make checked the index, which is the caller's: what it became since must not read outside the images. */
         if (sample < 0 || sample >= s->part->n) {
             s->have_order = false;
@@ -120,11 +119,22 @@ static dass_status make_batch(dass_source *s, slot *to)
                              s->opt.name, s->now.epoch, (long long)s->now.pass, (long long)s->now.at + i, sample,
                              (long long)s->part->n);
         }
+        samples[i] = sample;
+    }
+    s->now.at += *valid;
+    return DASS_OK;
+}
+
+/* The batch at `now` into *to, and on to the next. */
+static dass_status make_batch(dass_source *s, slot *to)
+{
+    DASS_TRY(pick_samples(s, to->samples, &to->valid));
+    const size_t bytes = image_bytes(s->data);
+    for (int32_t i = 0; i < s->opt.batch; ++i) {
+        const int32_t sample = to->samples[i];
         memcpy(to->images + (size_t)i * bytes, s->part->images + (size_t)sample * bytes, bytes);
         to->labels[i] = s->part->labels[sample];
-        to->samples[i] = sample;
     }
-    s->now.at += to->valid;
     return DASS_OK;
 }
 
@@ -332,6 +342,20 @@ void dass_source_seek(dass_source *s, uint32_t epoch, int64_t batch)
     s->failed = DASS_OK;
     (void)pthread_cond_signal(&s->work);
     (void)pthread_mutex_unlock(&s->lock);
+}
+
+dass_status dass_source_order(dass_source *s, uint32_t epoch, int64_t batches, int32_t *order)
+{
+    DASS_ASSERT(!s->has_thread && batches >= 0);
+    const place before = s->now;
+    dass_status st = DASS_OK;
+    s->now = (place){.epoch = epoch};
+    for (int64_t i = 0; i < batches && st == DASS_OK; ++i) {
+        int32_t valid = 0;
+        st = pick_samples(s, order + i * s->opt.batch, &valid);
+    }
+    s->now = before;
+    return st;
 }
 
 dass_status dass_source_next(dass_source *s, dass_batch *out)
