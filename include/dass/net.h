@@ -68,9 +68,17 @@ typedef enum dass_task {
  * buffers. With batches of their own, all graphs of a search step can run without a word from the host in between. */
 typedef enum dass_inputs { DASS_INPUTS_MAIN, DASS_INPUTS_VALIDATION } dass_inputs;
 
+/* A data set that lies in the store whole, in DATA_IMAGES and DATA_LABELS, and an order of its samples, in ORDER or
+ * VAL_ORDER by the phase's inputs: the graph itself takes the batch at step.position out of it (dass_gather). */
+typedef struct dass_resident {
+    int32_t n;      /* samples; 0: the caller copies each batch into the buffers of dass_inputs */
+    int32_t length; /* entries of the order */
+} dass_resident;
+
 typedef struct dass_phase {
     dass_task task;
     dass_inputs inputs;
+    dass_resident resident;
     dass_stage stage; /* which of dense / scores / finetune: picks mask nodes and the trained groups */
     int32_t batch;
     unsigned lower; /* dass_lower_pass bits */
@@ -114,9 +122,10 @@ typedef struct dass_phase {
  * weights move the loss there through a mask that scores decide, and scores that are shifted flip its bits, so that the
  * difference of gradients is of two networks and no derivative. That stage uses ALPHA (dass_alpha_tasks says so).
  *
- * Loss and correct, those of the main classifier, land in buffers LOSS and CORRECT. Inputs: IMAGES, LABELS, SAMPLES,
- * STEP. Graphs that mask refer to the whole of group W, so a phase with an auxiliary head is built first, or the head's
- * parameters are in the store before. Where the store has a head that the phase does not train, its gradient is 0. */
+ * Loss and correct, those of the main classifier, land in buffers LOSS and CORRECT. Inputs: STEP, and IMAGES, LABELS,
+ * SAMPLES or what dass_resident says. Graphs that mask refer to the whole of group W, so a phase with an auxiliary head
+ * is built first, or the head's parameters are in the store before. Where the store has a head that the phase does not
+ * train, its gradient is 0. */
 dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_phase *phase, dass_dtype real,
                              dass_backend *be, dass_graph **out);
 

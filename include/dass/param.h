@@ -52,7 +52,11 @@
     X(VAL_LABELS, I32, 0)      \
     X(VAL_SAMPLES, I32, 0)     \
     X(VAL_LOSS, REAL, 1)       \
-    X(VAL_CORRECT, REAL, 1)
+    X(VAL_CORRECT, REAL, 1)     \
+    X(DATA_IMAGES, U8, 0)       \
+    X(DATA_LABELS, I32, 0)      \
+    X(ORDER, I32, 0)            \
+    X(VAL_ORDER, I32, 0)
 
 enum {
     DASS_BUF_TEMP,
@@ -115,6 +119,9 @@ dass_status dass_store_write(dass_store *s, dass_buf b, const void *src, size_t 
 dass_status dass_store_read(dass_store *s, dass_buf b, void *dst, size_t bytes);
 dass_status dass_store_write_real(dass_store *s, dass_buf b, const double *src, int64_t count);
 dass_status dass_store_read_real(dass_store *s, dass_buf b, double *dst, int64_t count);
+/* The first element of n buffers of real numbers (at most DASS_MAX_SCALARS), with one wait for the device. */
+#define DASS_MAX_SCALARS 8
+dass_status dass_store_read_scalars(dass_store *s, const dass_buf *b, double *const *dst, uint32_t n);
 dass_status dass_store_zero(dass_store *s, dass_buf b);
 
 /* Initial values of W, AF, ALPHA, STAT from (seed, parameter name): the same whatever else is in the store. */

@@ -32,7 +32,16 @@ dass_status dass_steps_bind(dass_store *s, dass_steps *p);
 /* Copy a batch of `rows` images, labels and sample numbers into the store's inputs; image_bytes: of one image. */
 dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images, size_t image_bytes,
                             const int32_t *labels, const int32_t *samples, int32_t rows);
-/* Write the step block, run phase i, read loss and correct (each may be NULL). */
+/* Whether n training images of image_bytes go into the store, as config.def says of data.resident. auto asks the
+ * backend for its room: half of it is left to what a stage needs beside them, and where they want more, a warning that
+ * `what` begins gives both numbers. Errors: DASS_NOMEM when it is `on` and they are more than all of the room. */
+dass_status dass_resident_choose(const dass_config *c, dass_backend *be, int64_t n, size_t image_bytes,
+                                 const char *what, bool *out);
+/* Make room in the store for r.n images with their labels and one order of r.length, two with `validation`; then copy
+ * the images and labels there. The orders (ORDER, VAL_ORDER) are the caller's to write. */
+dass_status dass_resident_write(dass_store *s, dass_backend *be, dass_resident r, bool validation,
+                                const uint8_t *images, size_t image_bytes, const int32_t *labels);
+/* Write the step block, run phase i, read loss and correct (each may be NULL). The device is waited for once. */
 dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_step_block *block, double *loss,
                            double *correct);
 /* The same for all phases in order, as one: loss and correct are those of the last phase with main inputs; val_loss and

@@ -415,6 +415,32 @@ dass_status dass_store_read_real(dass_store *s, dass_buf b, double *dst, int64_t
     return DASS_OK;
 }
 
+static dass_status read_parts(dass_backend *be, const dass_transfer *t, uint32_t n)
+{
+    if (be->ops->read_many != NULL)
+        return be->ops->read_many(be, t, n);
+    for (uint32_t i = 0; i < n; i++)
+        DASS_TRY(be->ops->read(be, t[i].to, t[i].from, t[i].bytes));
+    return DASS_OK;
+}
+
+dass_status dass_store_read_scalars(dass_store *s, const dass_buf *b, double *const *dst, uint32_t n)
+{
+    DASS_ASSERT(n <= DASS_MAX_SCALARS);
+    dass_transfer t[DASS_MAX_SCALARS];
+    float narrow[DASS_MAX_SCALARS];
+    const bool wide = s->real == DASS_F64;
+    for (uint32_t i = 0; i < n; i++) {
+        DASS_TRY(check_real(s, b[i], s->held[b[i]]));
+        t[i] =
+            (dass_transfer){wide ? (void *)dst[i] : &narrow[i], s->ptr[b[i]], wide ? sizeof *dst[i] : sizeof *narrow};
+    }
+    DASS_TRY(read_parts(s->be, t, n));
+    for (uint32_t i = 0; i < n && !wide; i++)
+        *dst[i] = (double)narrow[i];
+    return DASS_OK;
+}
+
 dass_status dass_store_zero(dass_store *s, dass_buf b)
 {
     DASS_ASSERT(b > DASS_BUF_TEMP && b < DASS_N_BUFS);

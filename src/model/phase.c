@@ -49,33 +49,50 @@ static void build_masks(dass_graph *g, const dass_store *s, const dass_phase *ph
                     whole(g, s, DASS_BUF_MASKED));
 }
 
+typedef struct batch_values {
+    dass_val images, labels, samples;
+} batch_values;
+
+/* The batch as the caller copied it, or taken out of the data set in the store. */
+static batch_values build_batch(dass_graph *g, const dass_arch *arch, const dass_phase *phase, dass_val step)
+{
+    const bool val = phase->inputs == DASS_INPUTS_VALIDATION;
+    const dass_resident *of = &phase->resident;
+    const bool resident = of->n != 0;
+    const int32_t n = resident ? of->n : phase->batch;
+    const int32_t pixels[4] = {n, arch->in_channels, arch->image, arch->image};
+    const dass_buf images = resident ? DASS_BUF_DATA_IMAGES : val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES;
+    const dass_buf labels = resident ? DASS_BUF_DATA_LABELS : val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS;
+    const dass_buf samples = val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES;
+    batch_values b = {.labels = dass_ref_typed(g, "labels", DASS_I32, labels, 0, DASS_LAYOUT_FLAT, 1, &n)};
+    if (!resident)
+        b.samples = dass_ref_typed(g, "samples", DASS_I32, samples, 0, DASS_LAYOUT_FLAT, 1, &n);
+    b.images = dass_ref_typed(g, "images", DASS_U8, images, 0, DASS_LAYOUT_NHWC, 4, pixels);
+    if (!resident)
+        return b;
+    const dass_val order = dass_ref_typed(g, "order", DASS_I32, val ? DASS_BUF_VAL_ORDER : DASS_BUF_ORDER, 0,
+                                          DASS_LAYOUT_FLAT, 1, &of->length);
+    dass_gather(g, b.images, b.labels, order, step, phase->batch, &b.images, &b.labels, &b.samples);
+    return b;
+}
+
 /* Images to loss. Evaluation sees plain images and the plain loss. */
 static dass_status build_forward(dass_graph *g, dass_store *s, const dass_arch *arch,
                                  const dass_phase *phase, loss_values *out)
 {
     const bool eval = phase->task == DASS_TASK_EVAL;
-    const int32_t n = phase->batch;
-    const int32_t images[4] = {n, arch->in_channels, arch->image, arch->image};
-    const int32_t rows[4] = {n, 1, 1, 1};
-    const bool val = phase->inputs == DASS_INPUTS_VALIDATION;
     const dass_val step = step_block(g);
-    const dass_val labels = dass_ref_typed(g, "labels", DASS_I32, val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS, 0,
-                                           DASS_LAYOUT_FLAT, 1, rows);
-    const dass_val samples = dass_ref_typed(g, "samples", DASS_I32, val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES, 0,
-                                            DASS_LAYOUT_FLAT, 1, rows);
-    const dass_val raw = dass_ref_typed(g, "images", DASS_U8, val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES, 0,
-                                        DASS_LAYOUT_NHWC, 4, images);
     dass_graph_scope(g, "input");
-    const dass_val x =
-        dass_augment(g, raw, samples, step, phase->mean, phase->std, eval ? 0 : phase->pad,
-                     eval ? false : phase->flip, eval ? 0 : phase->cutout);
+    const batch_values b = build_batch(g, arch, phase, step);
+    const dass_val x = dass_augment(g, b.images, b.samples, step, phase->mean, phase->std, eval ? 0 : phase->pad,
+                                    eval ? false : phase->flip, eval ? 0 : phase->cutout);
     dass_norm norm = DASS_NORM_BATCH;
     if (eval)
         norm = DASS_NORM_RUNNING;
     else if (phase->task == DASS_TASK_WEIGHTS)
         norm = DASS_NORM_BATCH_TRACK;
     const bool trains = phase->task == DASS_TASK_WEIGHTS;
-    const dass_net_extras extras = {.samples = samples,
+    const dass_net_extras extras = {.samples = b.samples,
                                     .step = step,
                                     .drop_path = trains && phase->drop_path,
                                     .auxiliary = trains && phase->auxiliary > 0.0};
@@ -86,12 +103,11 @@ static dass_status build_forward(dass_graph *g, dass_store *s, const dass_arch *
                        phase->stage == DASS_STAGE_DENSE ? DASS_WEIGHTS_DENSE : DASS_WEIGHTS_MASKED,
                        norm, x, &extras, &logits, &aux_logits));
     dass_graph_scope(g, "loss");
-    dass_xent(g, logits, labels, step, eval ? 0.0 : phase->label_smoothing, &out->loss,
-              &out->correct);
+    dass_xent(g, logits, b.labels, step, eval ? 0.0 : phase->label_smoothing, &out->loss, &out->correct);
     out->aux = 0;
     dass_val aux_correct = 0;
     if (aux_logits)
-        dass_xent(g, aux_logits, labels, step, phase->label_smoothing, &out->aux, &aux_correct);
+        dass_xent(g, aux_logits, b.labels, step, phase->label_smoothing, &out->aux, &aux_correct);
     return g->status;
 }
 
@@ -250,6 +266,12 @@ static void size_inputs(dass_store *s, const dass_arch *arch, const dass_phase *
 {
     const bool val = phase->inputs == DASS_INPUTS_VALIDATION;
     const int64_t image = (int64_t)arch->in_channels * arch->image * arch->image;
+    if (phase->resident.n > 0) {
+        dass_store_size(s, DASS_BUF_DATA_IMAGES, phase->resident.n * image);
+        dass_store_size(s, DASS_BUF_DATA_LABELS, phase->resident.n);
+        dass_store_size(s, val ? DASS_BUF_VAL_ORDER : DASS_BUF_ORDER, phase->resident.length);
+        return;
+    }
     dass_store_size(s, val ? DASS_BUF_VAL_IMAGES : DASS_BUF_IMAGES, phase->batch * image);
     dass_store_size(s, val ? DASS_BUF_VAL_LABELS : DASS_BUF_LABELS, phase->batch);
     dass_store_size(s, val ? DASS_BUF_VAL_SAMPLES : DASS_BUF_SAMPLES, phase->batch);

@@ -1,9 +1,11 @@
-/* Phases made runnable; see step.h. Not a training loop: no schedule, no data. Invariant: a dass_steps is either closed
- * (all zero) or owns its graphs, executors and program, in that order of making.
+/* Phases made runnable; see step.h. Not a training loop: no schedule, no order of samples. Invariant: a dass_steps is
+ * either closed (all zero) or owns its graphs, executors and program, in that order of making.
  */
 #include "dass/step.h"
 
 #include <string.h>
+
+#include "dass/log.h"
 
 static uint64_t bit(dass_buf b)
 {
@@ -78,34 +80,107 @@ dass_status dass_steps_feed(dass_store *s, dass_inputs to, const uint8_t *images
     return DASS_OK;
 }
 
-static dass_status read_scalars(dass_store *s, dass_inputs from, double *loss, double *correct)
+/* ---- a data set in the store --------------------------------------------------------------------------------- */
+
+static double mib(size_t bytes)
+{
+    return (double)bytes / 1048576.0;
+}
+
+dass_status dass_resident_choose(const dass_config *c, dass_backend *be, int64_t n, size_t image_bytes,
+                                 const char *what, bool *out)
+{
+    const bool automatic = strcmp(c->data_resident, "auto") == 0;
+    const bool own_memory = be->ops->room != NULL;
+    *out = false;
+    if (strcmp(c->data_resident, "off") == 0 || (automatic && !own_memory))
+        return DASS_OK;
+    const size_t need = (size_t)n * (image_bytes + 3 * sizeof(int32_t)); /* with a label and two entries of orders */
+    size_t room = 0;
+    if (own_memory)
+        DASS_TRY(be->ops->room(be, &room));
+    if (automatic && need > room / 2) {
+        dass_log(
+            DASS_LOG_WARN,
+            "%s: the training images need %.1f MiB, more than half of the %.1f MiB that are free on %s: every step "
+            "copies its batch",
+            what, mib(need), mib(room), c->run_device);
+        return DASS_OK;
+    }
+    if (own_memory && need > room)
+        return DASS_FAIL(DASS_NOMEM,
+                         "%s: data.resident = on: the training images need %zu bytes, of %zu free on %s; give auto or "
+                         "off, or a smaller data.limit",
+                         c->origin[DASS_KEY_data_resident], need, room, c->run_device);
+    *out = true;
+    return DASS_OK;
+}
+
+dass_status dass_resident_write(dass_store *s, dass_backend *be, dass_resident r, bool validation,
+                                const uint8_t *images, size_t image_bytes, const int32_t *labels)
+{
+    const size_t n = (size_t)r.n;
+    dass_store_size(s, DASS_BUF_DATA_IMAGES, (int64_t)(n * image_bytes));
+    dass_store_size(s, DASS_BUF_DATA_LABELS, r.n);
+    dass_store_size(s, DASS_BUF_ORDER, r.length);
+    if (validation)
+        dass_store_size(s, DASS_BUF_VAL_ORDER, r.length);
+    DASS_TRY(dass_store_commit(s, be,
+                               bit(DASS_BUF_DATA_IMAGES) | bit(DASS_BUF_DATA_LABELS) | bit(DASS_BUF_ORDER) |
+                                   (validation ? bit(DASS_BUF_VAL_ORDER) : 0)));
+    DASS_TRY(dass_store_write(s, DASS_BUF_DATA_IMAGES, images, n * image_bytes));
+    return dass_store_write(s, DASS_BUF_DATA_LABELS, labels, n * sizeof *labels);
+}
+
+/* ---- running --------------------------------------------------------------------------------------------------- */
+
+/* What is read after a run, with one wait for all of it. */
+typedef struct scalars {
+    dass_buf buf[4];
+    double *to[4];
+    uint32_t n;
+} scalars;
+
+static void want(scalars *r, dass_inputs from, double *loss, double *correct)
 {
     const bool val = from == DASS_INPUTS_VALIDATION;
-    if (loss != NULL)
-        DASS_TRY(dass_store_read_real(s, val ? DASS_BUF_VAL_LOSS : DASS_BUF_LOSS, loss, 1));
-    if (correct != NULL)
-        DASS_TRY(dass_store_read_real(s, val ? DASS_BUF_VAL_CORRECT : DASS_BUF_CORRECT, correct, 1));
-    return DASS_OK;
+    const dass_buf buf[2] = {val ? DASS_BUF_VAL_LOSS : DASS_BUF_LOSS, val ? DASS_BUF_VAL_CORRECT : DASS_BUF_CORRECT};
+    double *const to[2] = {loss, correct};
+    for (int i = 0; i < 2; ++i) {
+        if (to[i] == NULL)
+            continue;
+        r->buf[r->n] = buf[i];
+        r->to[r->n++] = to[i];
+    }
+}
+
+static dass_status run_some(dass_store *s, dass_steps *p, uint32_t first, uint32_t n, const dass_step_block *block,
+                            const scalars *r)
+{
+    DASS_TRY(dass_store_write(s, DASS_BUF_STEP, block, sizeof *block));
+    DASS_TRY(dass_program_start_some(p->program, first, n));
+    return r->n > 0 ? dass_store_read_scalars(s, r->buf, r->to, r->n) : p->be->ops->sync(p->be);
 }
 
 dass_status dass_steps_run(dass_store *s, dass_steps *p, uint32_t i, const dass_step_block *block, double *loss,
                            double *correct)
 {
-    DASS_TRY(dass_store_write(s, DASS_BUF_STEP, block, sizeof *block));
-    DASS_TRY(dass_program_run_one(p->program, i));
-    return read_scalars(s, p->inputs[i], loss, correct);
+    scalars r = {.n = 0};
+    want(&r, p->inputs[i], loss, correct);
+    return run_some(s, p, i, 1, block, &r);
 }
 
 dass_status dass_steps_run_all(dass_store *s, dass_steps *p, const dass_step_block *block, double *loss,
                                double *correct, double *val_loss, double *val_correct)
 {
+    scalars r = {.n = 0};
     bool validates = false;
     for (uint32_t i = 0; i < p->n; ++i)
         validates = validates || p->inputs[i] == DASS_INPUTS_VALIDATION;
-    DASS_TRY(dass_store_write(s, DASS_BUF_STEP, block, sizeof *block));
-    DASS_TRY(dass_program_run(p->program));
-    DASS_TRY(read_scalars(s, DASS_INPUTS_MAIN, loss, correct));
-    return validates ? read_scalars(s, DASS_INPUTS_VALIDATION, val_loss, val_correct) : DASS_OK;
+    want(&r, DASS_INPUTS_MAIN, loss, correct);
+    if (validates)
+        want(&r, DASS_INPUTS_VALIDATION, val_loss, val_correct);
+    return run_some(s, p, 0, p->n, block, &r);
 }
 
 void dass_steps_close(dass_steps *p)

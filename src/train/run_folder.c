@@ -25,8 +25,8 @@
 #define PATH_BYTES 4096
 
 /* Where the data lies, how often is saved and what is timed changes no result. */
-static const dass_config_key free_keys[] = {DASS_KEY_data_path, DASS_KEY_run_checkpoint_minutes, DASS_KEY_run_keep,
-                                            DASS_KEY_bench_batch};
+static const dass_config_key free_keys[] = {DASS_KEY_data_path, DASS_KEY_data_resident, DASS_KEY_run_checkpoint_minutes,
+                                            DASS_KEY_run_keep, DASS_KEY_bench_batch};
 
 /* What --restart removes. */
 static const char *const own_files[] = {"config.yaml", "run.json",      "metrics.jsonl",     "alphas.jsonl",

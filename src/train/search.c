@@ -28,8 +28,11 @@ static dass_status open_halves(const dass__session *s, halves *h)
     int64_t n_train = 0;
     dass_status st = DASS_OK;
     DASS_TRY_TO(dass_data_split(part->n, c->search_train_part, s->block.seed, &h->index, &n_train), st, fail);
-    dass_source_options opt = {
-        .batch = (int32_t)c->train_batch, .seed = s->block.seed, .name = "train", .shuffle = true, .prefetch = true};
+    dass_source_options opt = {.batch = (int32_t)c->train_batch,
+                               .seed = s->block.seed,
+                               .name = "train",
+                               .shuffle = true,
+                               .prefetch = !s->resident};
     DASS_TRY_TO(dass_source_make(s->data, part, h->index, n_train, &opt, &h->train), st, fail);
     opt.name = "validation";
     DASS_TRY_TO(dass_source_make(s->data, part, h->index + n_train, part->n - n_train, &opt, &h->validation), st, fail);

@@ -107,6 +107,7 @@ static dass_status open_parts(dass__session *s, const dass_params *from)
     DASS_TRY(dass_dataset_check(s->data, c));
     DASS_TRY(dass_backend_open_for(c, c->run_device, &s->be));
     DASS_TRY(open_store(s, from));
+    DASS_TRY(dass__resident_decide(s));
     DASS_TRY(dass__folder_logs(s));
     s->block.seed = (uint64_t)c->run_seed;
     char network[64];
@@ -140,6 +141,7 @@ void dass__session_close(dass__session *s)
 {
     dass__folder_close(s);
     dass_mem_free(s->alpha);
+    dass_mem_free(s->order);
     dass_store_free(s->store);
     dass_backend_close(s->be);
     dass_dataset_free(s->data);

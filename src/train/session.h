@@ -54,6 +54,9 @@ typedef struct dass__session {
     int64_t n_segments;
     dass__folder folder;
     dass_step_block block; /* what the next step reads */
+    bool resident;         /* training batches are taken on the device: resident.c */
+    dass_resident data_set; /* what the phases need to know of it */
+    int32_t *order;         /* of an epoch, on its way to the device */
     double *alpha;         /* the ALPHA group, read after each epoch; NULL without */
     dass__progress at;
     bool resumed;             /* `at` came from a checkpoint, in the middle of the stage it names */
@@ -109,6 +112,18 @@ dass_status dass__register_params(dass_store *s, const dass_arch *arch, bool aux
  * written, when the caller's flag asks for it. */
 dass_status dass__stages_run(dass__session *s, const dass__stage *stages, int64_t n, dass_source *weights,
                              dass_source *validation);
+
+/* ---- resident.c: the training images in the store --------------------------------------------------------------- */
+
+/* Whether they go there, by data.resident: s->resident. Nothing is allocated yet. */
+dass_status dass__resident_decide(dass__session *s);
+/* Room in the store for images, labels and the orders of both sources (validation: NULL for none); the data set is
+ * copied there. Without s->resident, nothing. */
+dass_status dass__resident_open(dass__session *s, const dass_source *weights, const dass_source *validation);
+/* Both sources' orders of an epoch into the store, from its first step on. Without s->resident the sources are sent to
+ * step `step` of the epoch instead. */
+dass_status dass__resident_epoch(dass__session *s, dass_source *weights, dass_source *validation, uint32_t epoch,
+                                 int64_t step);
 
 /* ---- report.c: what people and metrics.jsonl get to see ------------------------------------------------------- */
 

@@ -56,20 +56,30 @@ static double ema_decay(double decay, int64_t step)
     return fmin(decay, (double)step / (10.0 + (double)step));
 }
 
-static dass_status run_step(loop *l)
+/* What the graphs of the step read, into the store; with a resident data set they find it there themselves. */
+static dass_status feed_step(loop *l)
 {
     dass__session *s = l->s;
     dass_batch batch = {0};
+    s->block.position = (uint32_t)s->at.step;
+    if (s->resident)
+        return DASS_OK;
+    if (l->stage->alpha) {
+        DASS_TRY(dass_source_next(l->validation, &batch));
+        DASS_TRY(dass__feed_batch(s, DASS_INPUTS_VALIDATION, &batch));
+    }
+    return dass__feed(s, l->weights, &batch);
+}
+
+static dass_status run_step(loop *l)
+{
+    dass__session *s = l->s;
     double loss = 0.0;
     double correct = 0.0;
     double val_loss = 0.0;
     double val_correct = 0.0;
-    if (l->stage->alpha) {
-        s->at.alpha_steps++;
-        DASS_TRY(dass_source_next(l->validation, &batch));
-        DASS_TRY(dass__feed_batch(s, DASS_INPUTS_VALIDATION, &batch));
-    }
-    DASS_TRY(dass__feed(s, l->weights, &batch));
+    s->at.alpha_steps += l->stage->alpha;
+    DASS_TRY(feed_step(l));
     s->block.adam_step = (double)s->at.alpha_steps;
     s->block.step = (uint32_t)s->at.steps_done;
     s->block.ema = ema_decay(l->stage->ema, s->at.epoch * l->n_steps + s->at.step);
@@ -214,9 +224,7 @@ static dass_status run_epochs(loop *l)
         const uint32_t epoch = (uint32_t)s->at.epochs_done;
         set_rates(s, l->stage);
         l->epoch_began = dass_now_sec();
-        dass_source_seek(l->weights, epoch, s->at.step);
-        if (l->stage->alpha)
-            dass_source_seek(l->validation, epoch, s->at.step);
+        DASS_TRY(dass__resident_epoch(s, l->weights, l->stage->alpha ? l->validation : NULL, epoch, s->at.step));
         dass_mem_seal(true);
         const dass_status st = run_epoch(l);
         dass_mem_seal(false);
@@ -267,6 +275,7 @@ static dass_status plan_stage(loop *l)
     dass_phase phase[MAX_PHASES];
     for (uint32_t i = 0; i < n; ++i) {
         phase[i] = dass__phase_of(s->cfg, l->task[i], stage->stage);
+        phase[i].resident = s->data_set;
         phase[i].mean = s->data->mean;
         phase[i].std = s->data->std;
         phase[i].segments = s->segments;
@@ -320,6 +329,7 @@ dass_status dass__stages_run(dass__session *s, const dass__stage *stages, int64_
                              dass_source *validation)
 {
     const int64_t n_steps = dass_source_steps(weights);
+    DASS_TRY(dass__resident_open(s, weights, validation));
     begin_clocks(s, stages, n, n_steps);
     if (s->resumed)
         dass_log(DASS_LOG_INFO, "%s: going on in %s after %lld steps", s->command, s->opt->out_dir,

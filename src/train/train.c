@@ -12,7 +12,7 @@ static dass_status open_source(const dass__session *s, dass_source **out)
                                      .seed = s->block.seed,
                                      .name = "train",
                                      .shuffle = true,
-                                     .prefetch = true};
+                                     .prefetch = !s->resident};
     DASS_TRY(dass_source_make(s->data, &s->data->train, NULL, s->data->train.n, &opt, out));
     return DASS_OK;
 }
