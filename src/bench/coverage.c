@@ -40,6 +40,7 @@ typedef struct coverage {
     dass_store *s;
     dass_arena *mem;
     dass_steps steps;
+    bool resident; /* the graphs of this row take their batches themselves, as those of the commands do */
     dass_segment *segments;
     int64_t n_segments;
     dass_bench_coverage *out;
@@ -68,11 +69,13 @@ static dass_status open_row(coverage *c, const row *r, const dass_arch *a)
         n = a->kind == DASS_NET_SUPERNET ? dass_alpha_tasks(r->stage, r->second_order ? 2 : 1, task) : 0;
         task[n++] = DASS_TASK_WEIGHTS;
     }
+    c->resident = !r->eval && c->be->ops->room != NULL;
     const bool cells = a->kind == DASS_NET_CELLS && !r->eval;
     for (uint32_t i = 0; i < n; i++)
         phase[i] =
             (dass_phase){.task = task[i],
                          .inputs = !r->eval && dass_task_validates(task[i]) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN,
+                         .resident = {.n = c->resident ? BATCH : 0, .length = BATCH},
                          .stage = r->stage,
                          .batch = BATCH,
                          .lower = DASS_LOWER_ALL,
@@ -107,6 +110,16 @@ static void close_row(coverage *c)
     c->mem = NULL;
 }
 
+/* The batch as a data set of as many images, in the order of its labels. */
+static dass_status fill_data_set(coverage *c, const uint8_t *images, const int32_t *labels, bool search)
+{
+    const size_t bytes = BATCH * sizeof *labels;
+    DASS_TRY(
+        dass_resident_write(c->s, c->be, (dass_resident){BATCH, BATCH}, search, images, 3 * IMAGE * IMAGE, labels));
+    DASS_TRY(dass_store_write(c->s, DASS_BUF_ORDER, labels, bytes));
+    return search ? dass_store_write(c->s, DASS_BUF_VAL_ORDER, labels, bytes) : DASS_OK;
+}
+
 static dass_status fill(coverage *c, const dass_arch *a)
 {
     static uint8_t images[BATCH * 3 * IMAGE * IMAGE];
@@ -117,6 +130,8 @@ static dass_status fill(coverage *c, const dass_arch *a)
     DASS_TRY(dass_store_init(c->s, 11));
     DASS_TRY(dass_store_commit(c->s, c->be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
     DASS_TRY(dass_store_init_scores(c->s));
+    if (c->resident)
+        return fill_data_set(c, images, labels, a->kind == DASS_NET_SUPERNET);
     for (int to = 0; to < (a->kind == DASS_NET_SUPERNET ? 2 : 1); to++)
         DASS_TRY(dass_steps_feed(c->s, (dass_inputs)to, images, 3 * IMAGE * IMAGE, labels, samples, BATCH));
     return DASS_OK;
