@@ -79,7 +79,9 @@ struct block_state {
     unsigned n_threads;
     uint64_t slot[1024]; /* what the threads of a warp show each other */
 };
-extern thread_local block_state state;
+/* Of the block that runs on this thread of the operating system. A bare pointer: an object with a constructor would be
+ * asked at each use of threadIdx whether it is made yet. */
+extern __thread block_state *now;
 enum wait_kind { wait_block = 1, wait_warp };
 /* Give up the processor until all threads of the block (or the living ones of the warp) wait in the same way. */
 void wait(wait_kind kind);
@@ -91,24 +93,24 @@ int last_launch(); /* 0 or the error of a launch since the last call; clears it 
 template <class T> T exchange(T v, unsigned lane)
 {
     static_assert(sizeof(T) <= 8, "shuffles move at most 8 bytes");
-    const unsigned me = state.linear;
+    const unsigned me = now->linear;
     uint64_t bits = 0;
     std::memcpy(&bits, &v, sizeof v);
-    state.slot[me] = bits;
+    now->slot[me] = bits;
     wait(wait_warp);
     const unsigned from = (me & ~31u) + (lane & 31u);
-    if (from < state.n_threads)
-        bits = state.slot[from];
+    if (from < now->n_threads)
+        bits = now->slot[from];
     wait(wait_warp);
     std::memcpy(&v, &bits, sizeof v);
     return v;
 }
 } // namespace simt
 
-#define threadIdx (simt::state.thread)
-#define blockIdx (simt::state.block)
-#define blockDim (simt::state.block_dim)
-#define gridDim (simt::state.grid_dim)
+#define threadIdx (simt::now->thread)
+#define blockIdx (simt::now->block)
+#define blockDim (simt::now->block_dim)
+#define gridDim (simt::now->grid_dim)
 #define K_LAUNCH(kernel, grid, block, stream, ...) \
     simt::launch(#kernel, dim3(grid), dim3(block), (stream), [=] { kernel(__VA_ARGS__); })
 static inline int k_launched(void)
@@ -134,26 +136,26 @@ template <class T> T __shfl_sync(unsigned, T v, int lane, int = 32)
 }
 template <class T> T __shfl_xor_sync(unsigned, T v, int mask, int = 32)
 {
-    return simt::exchange(v, (simt::state.linear & 31u) ^ (unsigned)mask);
+    return simt::exchange(v, (simt::now->linear & 31u) ^ (unsigned)mask);
 }
 template <class T> T __shfl_down_sync(unsigned, T v, unsigned d, int = 32)
 {
-    const unsigned lane = simt::state.linear & 31u;
+    const unsigned lane = simt::now->linear & 31u;
     return simt::exchange(v, lane + d < 32 ? lane + d : lane);
 }
 template <class T> T __shfl_up_sync(unsigned, T v, unsigned d, int = 32)
 {
-    const unsigned lane = simt::state.linear & 31u;
+    const unsigned lane = simt::now->linear & 31u;
     return simt::exchange(v, lane >= d ? lane - d : lane);
 }
 static inline unsigned __ballot_sync(unsigned, int p)
 {
-    const unsigned base = simt::state.linear & ~31u;
-    simt::state.slot[simt::state.linear] = p != 0;
+    const unsigned base = simt::now->linear & ~31u;
+    simt::now->slot[simt::now->linear] = p != 0;
     simt::wait(simt::wait_warp);
     unsigned bits = 0;
-    for (unsigned i = 0; i < 32 && base + i < simt::state.n_threads; i++)
-        bits |= (unsigned)simt::state.slot[base + i] << i;
+    for (unsigned i = 0; i < 32 && base + i < simt::now->n_threads; i++)
+        bits |= (unsigned)simt::now->slot[base + i] << i;
     simt::wait(simt::wait_warp);
     return bits;
 }

@@ -16,7 +16,7 @@
 #endif
 
 namespace simt {
-thread_local block_state state;
+__thread block_state *now;
 
 struct fiber {
     void *sp = nullptr;
@@ -34,7 +34,7 @@ struct scheduler {
     void *main_sp = nullptr;
     const std::function<void()> *body = nullptr;
 };
-thread_local scheduler sched;
+__thread scheduler *sched;
 std::atomic<int> launch_error{0};
 
 extern "C" void dass_simt_switch(void **save, void *load);
@@ -52,14 +52,14 @@ __asm__(".text\n"
 
 void to_scheduler()
 {
-    dass_simt_switch(&sched.current->sp, sched.main_sp);
+    dass_simt_switch(&sched->current->sp, sched->main_sp);
 }
 
 void entry()
 {
     for (;;) {
-        (*sched.body)();
-        sched.current->done = true;
+        (*sched->body)();
+        sched->current->done = true;
         to_scheduler();
     }
 }
@@ -84,7 +84,7 @@ void prepare(fiber &f)
 {
     std::fprintf(stderr,
                  "simt: %s: block (%u,%u,%u): %u of %u living threads wait at a barrier that the others never reach\n",
-                 name, state.block.x, state.block.y, state.block.z, waiting, alive);
+                 name, now->block.x, now->block.y, now->block.z, waiting, alive);
     std::abort();
 }
 
@@ -97,13 +97,13 @@ unsigned release_warps(unsigned n)
         unsigned alive = 0;
         unsigned waiting = 0;
         for (unsigned i = w; i < end; i++) {
-            alive += !sched.fibers[i].done;
-            waiting += !sched.fibers[i].done && sched.fibers[i].waits == wait_warp;
+            alive += !sched->fibers[i].done;
+            waiting += !sched->fibers[i].done && sched->fibers[i].waits == wait_warp;
         }
         if (waiting == 0 || waiting != alive)
             continue;
         for (unsigned i = w; i < end; i++)
-            sched.fibers[i].waits = 0;
+            sched->fibers[i].waits = 0;
         released += waiting;
     }
     return released;
@@ -111,35 +111,35 @@ unsigned release_warps(unsigned n)
 
 void run_block(const char *name, unsigned n, bool reverse)
 {
-    if (sched.fibers.size() < n)
-        sched.fibers.resize(n);
+    if (sched->fibers.size() < n)
+        sched->fibers.resize(n);
     for (unsigned i = 0; i < n; i++)
-        prepare(sched.fibers[i]);
+        prepare(sched->fibers[i]);
     unsigned alive = n;
     while (alive > 0) {
         unsigned progress = 0;
         for (unsigned k = 0; k < n; k++) {
             const unsigned i = reverse ? n - 1 - k : k;
-            fiber &f = sched.fibers[i];
+            fiber &f = sched->fibers[i];
             if (f.done || f.waits)
                 continue;
-            state.linear = i;
-            state.thread = dim3(i % state.block_dim.x, i / state.block_dim.x % state.block_dim.y,
-                                i / (state.block_dim.x * state.block_dim.y));
-            sched.current = &f;
-            dass_simt_switch(&sched.main_sp, f.sp);
+            now->linear = i;
+            now->thread = dim3(i % now->block_dim.x, i / now->block_dim.x % now->block_dim.y,
+                                i / (now->block_dim.x * now->block_dim.y));
+            sched->current = &f;
+            dass_simt_switch(&sched->main_sp, f.sp);
             progress++;
             alive -= f.done;
         }
         progress += release_warps(n);
         unsigned waiting = 0;
         for (unsigned i = 0; i < n; i++)
-            waiting += !sched.fibers[i].done && sched.fibers[i].waits == wait_block;
+            waiting += !sched->fibers[i].done && sched->fibers[i].waits == wait_block;
         if (waiting > 0 && waiting == alive) {
             if (alive != n) /* a real block may hang here, or go on: both are faults of the kernel */
                 stuck(name, waiting, n);
             for (unsigned i = 0; i < n; i++)
-                sched.fibers[i].waits = 0;
+                sched->fibers[i].waits = 0;
             progress++;
         }
         if (alive > 0 && progress == 0)
@@ -151,12 +151,12 @@ void run_block(const char *name, unsigned n, bool reverse)
 void wait(wait_kind kind)
 {
     /* the state of the block is shared by its fibers: what belongs to this one is put back when it goes on */
-    const dim3 thread = state.thread;
-    const unsigned linear = state.linear;
-    sched.current->waits = kind;
+    const dim3 thread = now->thread;
+    const unsigned linear = now->linear;
+    sched->current->waits = kind;
     to_scheduler();
-    state.thread = thread;
-    state.linear = linear;
+    now->thread = thread;
+    now->linear = linear;
 }
 
 static void run_grid(const char *name, dim3 grid, dim3 block, const std::function<void()> &body)
@@ -168,11 +168,15 @@ static void run_grid(const char *name, dim3 grid, dim3 block, const std::functio
 #pragma omp parallel for schedule(dynamic, 4) if (count > 8)
     for (long long k = 0; k < count; k++) {
         const size_t i = (size_t)(reverse ? count - 1 - k : k);
-        sched.body = &body;
-        state.block_dim = block;
-        state.grid_dim = grid;
-        state.n_threads = n;
-        state.block =
+        thread_local block_state state_here;
+        thread_local scheduler sched_here;
+        now = &state_here;
+        sched = &sched_here;
+        sched->body = &body;
+        now->block_dim = block;
+        now->grid_dim = grid;
+        now->n_threads = n;
+        now->block =
             dim3((unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / ((size_t)grid.x * grid.y)));
         run_block(name, n, reverse);
     }
