@@ -36,39 +36,51 @@ template <class A, int N> struct k_pack {
         }                                                                                                    \
     } while (0)
 
-/* Every launcher enters itself here when the library is loaded, with a count of its launches. */
+/* Every launcher enters its variants here when the library is loaded, each with a count of its launches. */
 struct k_entry {
     const char *name;
+    dass_k_launcher fn;
+    uint32_t variant;
     uint64_t launches;
     k_entry *next;
     static k_entry *&first();
-    explicit k_entry(const char *n) : name(n), launches(0), next(first())
+    k_entry(const char *n, dass_k_launcher f, uint32_t v) : name(n), fn(f), variant(v), launches(0), next(first())
     {
         first() = this;
     }
 };
+/* The entry of a variant; the last stands for the default of a launcher. */
+template <int N> k_entry &k_entry_of(k_entry (&all)[N], uint32_t variant)
+{
+    int i = 0;
+    while (i < N - 1 && all[i].variant != variant)
+        i++;
+    return all[i];
+}
+/* First line of a launcher: n items of a variant of it are launched. */
+#define K_COUNT(all, variant, n) (k_entry_of(all, variant).launches += ((n) + DASS_K_ITEMS - 1) / DASS_K_ITEMS)
 
 /* A launcher of a kernel without variants, or with the variants V = 1 and 4 channels to a thread. */
 #define K_LAUNCHER(fn, A, kernel, block)                                          \
-    static k_entry entry_##fn(#fn);                                               \
+    static k_entry entries_##fn[] = {{#fn, fn, DASS_K_V1}};                       \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
     {                                                                             \
-        entry_##fn.launches++;                                                    \
+        K_COUNT(entries_##fn, g.variant, n);                                      \
         K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);                 \
         return k_launched();                                                      \
     }
 #define K_LAUNCHER_V(fn, A, kernel, block)                                        \
-    static k_entry entry_##fn##_1(#fn " V1");                                     \
-    static k_entry entry_##fn##_4(#fn " V4");                                     \
+    static k_entry entries_##fn[] = {                                             \
+        {#fn " V4", fn, DASS_K_V4},                                               \
+        {#fn " V1", fn, DASS_K_V1},                                               \
+    };                                                                            \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
     {                                                                             \
-        if (g.variant == DASS_K_V4) {                                             \
-            entry_##fn##_4.launches++;                                            \
+        K_COUNT(entries_##fn, g.variant, n);                                      \
+        if (g.variant == DASS_K_V4)                                               \
             K_LAUNCH_PACKS(A, kernel, 4, block, items, n, g, stream);             \
-        } else {                                                                  \
-            entry_##fn##_1.launches++;                                            \
+        else                                                                      \
             K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);             \
-        }                                                                         \
         return k_launched();                                                      \
     }
 

@@ -91,8 +91,22 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_forward_an
     }
 }
 
+/* The variants of depthwise.h: F = 10 K + T, and any kernel. */
+#define K_DW_ENTRIES(fn)                        \
+    {                                           \
+        {#fn " 3x3 T1", fn, DASS_K_DW(3, 1)},   \
+        {#fn " 3x3 T2", fn, DASS_K_DW(3, 2)},   \
+        {#fn " 5x5 T1", fn, DASS_K_DW(5, 1)},   \
+        {#fn " 5x5 T2", fn, DASS_K_DW(5, 2)},   \
+        {#fn " 7x7 T1", fn, DASS_K_DW(7, 1)},   \
+        {#fn " 7x7 T2", fn, DASS_K_DW(7, 2)},   \
+        {#fn " any", fn, DASS_K_DW_ANY},        \
+    }
+static k_entry entries_forward[] = K_DW_ENTRIES(dass_k_dw_forward_run);
+
 DASS_K_API int dass_k_dw_forward_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
 {
+    K_COUNT(entries_forward, g.variant, n);
 #define FORWARD(k, t)                                                                                \
     case DASS_K_DW(k, t):                                                                            \
         K_LAUNCH_PACKS(dass_k_dw_forward, k_dw_forward, k * 10 + t, K_THREADS, items, n, g, stream); \
@@ -204,8 +218,11 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_
                    [=](uint32_t i, double sum) { d_w[(size_t)(i % n_c) * kh * kw + i / n_c] = (float)sum; });
 }
 
+static k_entry entries_taps[] = K_DW_ENTRIES(dass_k_dw_taps_run);
+
 DASS_K_API int dass_k_dw_taps_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
 {
+    K_COUNT(entries_taps, g.variant, n);
 #define TAPS(k, t)                                                                                \
     case DASS_K_DW(k, t):                                                                         \
         K_LAUNCH_PACKS(dass_k_dw_taps, k_dw_taps_of, k * 10 + t, K_THREADS, items, n, g, stream); \

@@ -261,8 +261,17 @@ __device__ __forceinline__ void k_store_patch(float *y, uint32_t n_c, uint32_t a
 
 /* The launcher of a kernel over the variants of dwpw.h. */
 #define K_LAUNCHER_DWPW(fn, A, kernel)                                                       \
+    static k_entry entries_##fn[] = {                                                        \
+        {#fn " V4 3x3 T1", fn, DASS_K_DWPW(4, 3, 1)},                                        \
+        {#fn " V4 3x3 T2", fn, DASS_K_DWPW(4, 3, 2)},                                        \
+        {#fn " V4 5x5 T1", fn, DASS_K_DWPW(4, 5, 1)},                                        \
+        {#fn " V4 5x5 T2", fn, DASS_K_DWPW(4, 5, 2)},                                        \
+        {#fn " V4", fn, DASS_K_DWPW(4, 0, 0)},                                               \
+        {#fn " V1", fn, DASS_K_DWPW(1, 0, 0)},                                               \
+    };                                                                                       \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream)            \
     {                                                                                        \
+        K_COUNT(entries_##fn, g.variant, n);                                                 \
         switch (g.variant) {                                                                 \
         case DASS_K_DWPW(4, 3, 1):                                                           \
             K_LAUNCH_PACKS(A, kernel, DASS_K_DWPW(4, 3, 1), K_THREADS, items, n, g, stream); \

@@ -421,28 +421,27 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
     }
 }
 
-static k_entry entry_inner_3("dass_k_dwpw_inner_run V2 3x3");
-static k_entry entry_inner_5("dass_k_dwpw_inner_run V2 5x5");
-static k_entry entry_inner_4("dass_k_dwpw_inner_run V4");
-static k_entry entry_inner_1("dass_k_dwpw_inner_run V1");
+static k_entry entries_inner[] = {
+    {"dass_k_dwpw_inner_run V2 3x3", dass_k_dwpw_inner_run, DASS_K_DWPW(2, 3, 1)},
+    {"dass_k_dwpw_inner_run V2 5x5", dass_k_dwpw_inner_run, DASS_K_DWPW(2, 5, 1)},
+    {"dass_k_dwpw_inner_run V4", dass_k_dwpw_inner_run, DASS_K_DWPW(4, 0, 0)},
+    {"dass_k_dwpw_inner_run V1", dass_k_dwpw_inner_run, DASS_K_DWPW(1, 0, 0)},
+};
 
 DASS_K_API int dass_k_dwpw_inner_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
 {
+    K_COUNT(entries_inner, g.variant, n);
     switch (g.variant) {
     case DASS_K_DWPW(2, 3, 1):
-        entry_inner_3.launches++;
         K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 3, 1), K_THREADS, items, n, g, stream);
         break;
     case DASS_K_DWPW(2, 5, 1):
-        entry_inner_5.launches++;
         K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 5, 1), K_THREADS, items, n, g, stream);
         break;
     case DASS_K_DWPW(4, 0, 0):
-        entry_inner_4.launches++;
         K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(4, 0, 0), K_THREADS, items, n, g, stream);
         break;
     default:
-        entry_inner_1.launches++;
         K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(1, 0, 0), K_THREADS, items, n, g, stream);
     }
     return k_launched();

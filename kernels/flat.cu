@@ -38,19 +38,26 @@ DASS_K_API const char *dass_k_launcher_name(uint32_t i, uint64_t *launches)
     return e != nullptr ? e->name : nullptr;
 }
 
+DASS_K_API const char *dass_k_launcher_of(dass_k_launcher fn, uint32_t variant)
+{
+    const k_entry *e = k_entry::first();
+    while (e != nullptr && !(e->fn == fn && e->variant == variant))
+        e = e->next;
+    return e != nullptr ? e->name : nullptr;
+}
+
 /* ---- fill and copy ----------------------------------------------------------------------------------------------- */
 
 /* Launchers with the variants of one, four and sixteen bytes to an access. */
 #define K_LAUNCHER_BYTES(fn, A, kernel, block)                                    \
-    static k_entry entry_##fn##_1(#fn " B1");                                     \
-    static k_entry entry_##fn##_4(#fn " B4");                                     \
-    static k_entry entry_##fn##_16(#fn " B16");                                   \
+    static k_entry entries_##fn[] = {                                             \
+        {#fn " B16", fn, DASS_K_B16},                                             \
+        {#fn " B4", fn, DASS_K_B4},                                               \
+        {#fn " B1", fn, DASS_K_B1},                                               \
+    };                                                                            \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
     {                                                                             \
-        (g.variant == DASS_K_B16  ? entry_##fn##_16                               \
-         : g.variant == DASS_K_B4 ? entry_##fn##_4                                \
-                                  : entry_##fn##_1)                               \
-            .launches++;                                                          \
+        K_COUNT(entries_##fn, g.variant, n);                                      \
         if (g.variant == DASS_K_B16)                                              \
             K_LAUNCH_PACKS(A, kernel, 16, block, items, n, g, stream);            \
         else if (g.variant == DASS_K_B4)                                          \

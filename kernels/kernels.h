@@ -53,7 +53,9 @@ typedef struct dass_k_norm {
     const float *x, *mean, *rstd, *gamma, *beta;
 } dass_k_norm;
 
-/* Launcher i of this library, and variant, by name, with how often it was called; NULL past the end. (flat.cu) */
+/* Launcher i of this library, and variant, by name, with its launches so far; NULL past the end. (flat.cu) */
 DASS_K_API const char *dass_k_launcher_name(uint32_t i, uint64_t *launches);
+/* The name there of a launcher and variant; NULL when there is no such variant. (flat.cu) */
+DASS_K_API const char *dass_k_launcher_of(dass_k_launcher fn, uint32_t variant);
 
 #endif

@@ -17,7 +17,8 @@ static int64_t next_offset(case_graph *cg, dass_buf buf, dass_layout layout, das
 {
     const int64_t unit = dtype == DASS_BITS ? 64 : 16;
     const int64_t start = (cg->used[buf] + unit - 1) / unit * unit;
-    return (layout == DASS_LAYOUT_NHWC && dtype != DASS_U8) || dtype == DASS_BITS || cg->aligned ? start : start + 3;
+    const bool image = layout == DASS_LAYOUT_NHWC && dtype != DASS_U8;
+    return (image && !cg->astray) || dtype == DASS_BITS || cg->aligned ? start : start + 3;
 }
 
 static void fail_full(case_graph *cg)

@@ -55,6 +55,7 @@ typedef struct case_graph {
     dass_graph *g;
     bool temp, grad, unfused;
     bool aligned; /* vectors too start at multiples of 16 elements; a build function may set it */
+    bool astray;  /* activations too start at odd offsets; a build function may set it */
     dass_buf into; /* where real inputs go: CASE_PARAM (default) or CASE_CONST */
     case_tensor in[CASE_MAX_TENSORS];
     case_tensor out[CASE_MAX_TENSORS];

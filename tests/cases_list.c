@@ -91,6 +91,32 @@ static void build_conv_bwd_weights(case_graph *cg, const int32_t *a)
     case_out(cg, "d_w", dass_conv_bwd_weights(cg->g, x, d_y, conv_attr_of(a)));
 }
 
+/* The same with activations at odd places, where libraries take none. */
+static const int32_t conv_astray_args[][CASE_MAX_ARGS] = {
+    {2, 8, 6, 7, 12, 3, 3, 1, 1, 1, 1, 1},
+    {1, 5, 7, 6, 4, 3, 3, 2, 1, 1, 1, 0},
+    {2, 16, 5, 5, 8, 1, 1, 1, 0, 1, 1, 1},
+    {1, 16, 7, 8, 16, 3, 3, 1, 1, 1, 16, 1},
+};
+
+static void build_conv_astray(case_graph *cg, const int32_t *a)
+{
+    cg->astray = true;
+    build_conv(cg, a);
+}
+
+static void build_conv_bwd_data_astray(case_graph *cg, const int32_t *a)
+{
+    cg->astray = true;
+    build_conv_bwd_data(cg, a);
+}
+
+static void build_conv_bwd_weights_astray(case_graph *cg, const int32_t *a)
+{
+    cg->astray = true;
+    build_conv_bwd_weights(cg, a);
+}
+
 /* ---- batch norm --------------------------------------------------------------------- */
 
 #define BN_ARGS "n c h w affine act"
@@ -507,6 +533,7 @@ const case_family cases_plain[] = {
     FAMILY(GATHER, gather, GATHER_ARGS, gather_args),
     FAMILY(AUGMENT, augment, AUGMENT_ARGS, augment_args),
     FAMILY(CONV, conv, CONV_ARGS, conv_args),
+    FAMILY(CONV, conv_astray, CONV_ARGS, conv_astray_args),
     FAMILY(BN_STATS, bn_stats, BN_ARGS, bn_args),
     FAMILY(BN_APPLY, bn_apply, BN_ARGS, bn_args),
     FAMILY(BN_INFER, bn_infer, BN_ARGS, bn_args),
@@ -518,7 +545,9 @@ const case_family cases_plain[] = {
     FAMILY(CONCAT, concat, CONCAT_ARGS, concat_args),
     FAMILY(WSUM, wsum, WSUM_ARGS, wsum_args),
     FAMILY(CONV_BWD_DATA, conv_bwd_data, CONV_ARGS, conv_args),
+    FAMILY(CONV_BWD_DATA, conv_bwd_data_astray, CONV_ARGS, conv_astray_args),
     FAMILY(CONV_BWD_WEIGHTS, conv_bwd_weights, CONV_ARGS, conv_args),
+    FAMILY(CONV_BWD_WEIGHTS, conv_bwd_weights_astray, CONV_ARGS, conv_astray_args),
     FAMILY(CHANNEL_SUM, channel_sum, BN_ARGS, bn_args),
     FAMILY(BN_BWD_REDUCE, bn_bwd_reduce, BN_ARGS, bn_args),
     FAMILY(BN_BWD_APPLY, bn_bwd_apply, BN_ARGS, bn_args),

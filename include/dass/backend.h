@@ -67,6 +67,9 @@ typedef struct dass_backend_ops {
     /* Optional (NULL): one kernel that does what n bound kernels of one group do, in any order among them. It is as
      * good as the kernels it was made of: they stay bound and are dropped as before; it is never bound nor dropped. */
     dass_status (*merge)(dass_backend *be, dass_arena *mem, const dass_kernel *const *k, uint32_t n, dass_kernel *out);
+    /* Optional (NULL): what run() of a selected or merged kernel enqueues as its i-th of n_launches, by the name under
+     * which dass_backend_kernel counts it; NULL past the end. */
+    const char *(*launch)(const dass_kernel *k, uint32_t i);
     /* Optional, all or none: what run() enqueues between begin and end is recorded instead of executed, and replay
      * enqueues all of it at once, as often as one likes. After a failed run, end must still be called. */
     dass_status (*capture_begin)(dass_backend *be);

@@ -21,7 +21,9 @@ void dass_backend_close(dass_backend *be);
 /* Registry, for `dass info`: name and availability text of backend i; NULL past the end. */
 const char *dass_backend_name(size_t i);
 const char *dass_backend_why_not(size_t i); /* NULL = available */
-/* Kernel i of a backend that counts them, with its launches so far; NULL past the end and for other backends. */
+/* Kernel i of a backend that counts them, with its launches so far; NULL past the end and for other backends. Names of
+ * our kernels begin with DASS_KERNEL_PREFIX; calls of a library are counted under its name, copies under "copy". */
+#define DASS_KERNEL_PREFIX "dass_k_"
 const char *dass_backend_kernel(const char *name, uint32_t i, uint64_t *launches);
 /* Versions of the libraries behind a backend and its devices, a line each; "" when it has nothing to say. */
 void dass_backend_describe(const char *name, char *text, size_t n_text);
@@ -48,6 +50,9 @@ typedef struct dass_exec_stats {
     uint32_t n_launches;              /* with merging */
 } dass_exec_stats;
 dass_exec_stats dass_exec_get_stats(const dass_exec *e);
+/* Launches of one run, with merging, counted by name: fn is called for each, in order. None where nothing is launched.
+ */
+void dass_exec_each_launch(const dass_exec *e, void (*fn)(void *ctx, const char *name), void *ctx);
 
 typedef struct dass_program dass_program;
 /* bufs[i]: device pointer of buffer i (bufs[0] ignored), n_bufs entries; copied. Errors: DASS_NOMEM names the bytes of

@@ -21,7 +21,7 @@ typedef struct dass_plugin {
     int (*probe)(char *why, size_t n_why);
     /* Versions of the libraries behind it and names of the devices, one line each; NUL-ended. */
     void (*describe)(char *text, size_t n_text);
-    /* Kernel i of the plugin, with how often it was launched since the plugin was loaded; NULL past the end. */
+    /* Kernel i of the plugin, then library i, with its launches since the plugin was loaded; NULL past the end. */
     const char *(*kernel)(uint32_t i, uint64_t *launches);
 } dass_plugin;
 

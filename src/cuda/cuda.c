@@ -237,11 +237,34 @@ dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, 
     return DASS_OK;
 }
 
+/* Counted like the launches of our kernels, since the plugin was loaded. */
+static struct {
+    const char *name;
+    uint64_t calls;
+} libraries[] = {{"copy", 0}, {"cudnn", 0}, {"cublaslt", 0}};
+#define N_LIBRARIES (sizeof libraries / sizeof libraries[0])
+
+const char *dass__cuda_library_name(uint32_t i, uint64_t *calls)
+{
+    *calls = i < N_LIBRARIES ? libraries[i].calls : 0;
+    return i < N_LIBRARIES ? libraries[i].name : NULL;
+}
+
+static bool begins_with(const char *text, const char *start)
+{
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
 dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
                                 void *object)
 {
     dass__launch *s = NULL;
     DASS_TRY(next_stage(k, name, &s));
+    if (!begins_with(name, libraries[0].name))
+        for (s->library = 1; s->library < N_LIBRARIES; s->library++)
+            if (begins_with(dass__cuda_impl_of(k)->row->name, libraries[s->library].name))
+                break;
+    DASS_ASSERT(s->library < N_LIBRARIES);
     s->call = call;
     s->object = object;
     return DASS_OK;
@@ -332,8 +355,10 @@ static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, d
 
 static dass_status enqueue(dass_cuda *c, const dass__launch *s)
 {
-    if (s->fn == NULL)
+    if (s->fn == NULL) {
+        libraries[s->library].calls++;
         return s->call(c, s->object);
+    }
     const int code = s->fn(s->args, s->n_items, s->grid, c->stream);
     return code == 0 ? DASS_OK : dass__cuda_fail(code, s->name, __FILE__, __LINE__);
 }
@@ -445,6 +470,20 @@ static dass_status cuda_merge(dass_backend *be, dass_arena *mem, const dass_kern
     return DASS_OK;
 }
 
+static const char *cuda_launch(const dass_kernel *k, uint32_t i)
+{
+    const dass__cuda_impl *impl = k->impl;
+    for (uint32_t s = 0; s < impl->n_stages; s++) {
+        const dass__launch *l = &impl->stage[s];
+        const uint32_t n = l->fn == NULL ? 1 : (l->n_items + DASS_K_ITEMS - 1) / DASS_K_ITEMS;
+        const char *name = l->fn == NULL ? libraries[l->library].name : dass_k_launcher_of(l->fn, l->grid.variant);
+        if (i < n)
+            return name != NULL ? name : "a launcher without this variant";
+        i -= n;
+    }
+    return NULL;
+}
+
 static bool cuda_can(dass_backend *be, dass_op op)
 {
     (void)be;
@@ -528,6 +567,7 @@ const dass_backend_ops dass_backend_cuda = {
     .drop = cuda_drop,
     .can = cuda_can,
     .merge = cuda_merge,
+    .launch = cuda_launch,
     .capture_begin = cuda_capture_begin,
     .capture_end = cuda_capture_end,
     .replay = cuda_replay,

@@ -48,6 +48,7 @@ typedef struct dass__launch {
     dass_status (*call)(dass_cuda *c, void *object);
     void *object;
     const char *name; /* for messages */
+    uint32_t library; /* of a call: as dass__cuda_library_name numbers them */
 } dass__launch;
 
 struct dass__cuda_row;
@@ -75,9 +76,11 @@ typedef struct dass__cuda_row {
 /* Add a launch; *args is its zeroed argument struct of `bytes`, head filled from grid. */
 dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, const char *name, dass_k_grid grid,
                            uint32_t bytes, void **args);
-/* Add a call of a library. */
+/* Add a call of a library, the one whose name the row's begins with; or a copy, if `name` begins with "copy". */
 dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
                                 void *object);
+/* Library i that calls go to ("copy": the runtime's copies), with its calls so far; NULL past the end. */
+const char *dass__cuda_library_name(uint32_t i, uint64_t *calls);
 /* A zeroed counter for the newest stage; it goes back when the kernel is dropped. Errors: DASS_NOMEM. */
 dass_status dass__cuda_counter(dass_cuda *c, dass_kernel *k, uint32_t **out);
 /* Device memory of this node that holds a copy of `bytes` at host; freed when the kernel is dropped. Once a node. */

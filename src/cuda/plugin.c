@@ -55,9 +55,17 @@ static void describe(char *text, size_t n_text)
     }
 }
 
+static const char *kernel(uint32_t i, uint64_t *launches)
+{
+    uint64_t unused = 0;
+    uint32_t n = 0;
+    while (n <= i && dass_k_launcher_name(n, &unused) != NULL)
+        n++;
+    return i < n ? dass_k_launcher_name(i, launches) : dass__cuda_library_name(i - n, launches);
+}
+
 static const dass_plugin plugin = {
-    DASS_PLUGIN_HEAD,     .backend = &dass_backend_cuda,  .probe = probe,
-    .describe = describe, .kernel = dass_k_launcher_name,
+    DASS_PLUGIN_HEAD, .backend = &dass_backend_cuda, .probe = probe, .describe = describe, .kernel = kernel,
 };
 
 __attribute__((visibility("default"))) const dass_plugin *dass_plugin_v1(void);

@@ -242,6 +242,14 @@ dass_exec_stats dass_exec_get_stats(const dass_exec *e)
     return s;
 }
 
+void dass_exec_each_launch(const dass_exec *e, void (*fn)(void *ctx, const char *name), void *ctx)
+{
+    const char *name = NULL;
+    for (uint32_t r = 0; r < e->n_runs && e->be->ops->launch != NULL; r++)
+        for (uint32_t i = 0; (name = e->be->ops->launch(&e->runs[r].kernel, i)) != NULL; i++)
+            fn(ctx, name);
+}
+
 const char *dass_exec_kernel_name(const dass_exec *e, dass_node n)
 {
     return e->kernels[n].name ? e->kernels[n].name : "";
