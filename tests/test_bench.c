@@ -85,11 +85,32 @@ static void device_step_adds_up(void **state)
     assert_true(most > 1); /* nodes that share a launch are one row */
 }
 
+/* What was never run is an error that names it. */
+static void a_gap_in_the_coverage_is_an_error(void **state)
+{
+    (void)state;
+    static dass_bench_coverage c;
+    for (int op = 1; op < DASS_N_OPS; op++)
+        c.op_nodes[op] = 1;
+    c.n_kinds = 2;
+    c.kind[0] = "one";
+    c.kind[1] = "two";
+    c.launches[0] = c.launches[1] = 1;
+    check_ok(dass_bench_coverage_check("cuda", &c));
+    c.launches[1] = 0;
+    assert_int_equal(dass_bench_coverage_check("cuda", &c), DASS_INTERNAL);
+    assert_non_null(strstr(dass_error_text(), "two"));
+    c.op_nodes[DASS_OP_SHIFT] = 0;
+    assert_int_equal(dass_bench_coverage_check("cuda", &c), DASS_INTERNAL);
+    assert_non_null(strstr(dass_error_text(), "shift"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(host_step_adds_up),
         cmocka_unit_test(device_step_adds_up),
+        cmocka_unit_test(a_gap_in_the_coverage_is_an_error),
     };
     return cmocka_run_group_tests_name("bench", tests, NULL, NULL);
 }

@@ -42,7 +42,7 @@ typedef struct dass_bench_step {
     int n_repeats;
     double step_ms, step_p90_ms;         /* the whole step, as training does it: median, 90th percentile */
     double weight_step_ms, arch_step_ms; /* its graphs alone, medians; a fixed network has one: the whole, and 0 */
-    double images_per_s; /* training images per second of the whole step */
+    double images_per_s;                 /* training images per second of the whole step */
     size_t peak_rss_bytes, planned_bytes, groups_bytes, input_bytes;
     int64_t nodes;
     bool has_ops; /* the following are filled */
@@ -72,21 +72,36 @@ typedef struct dass_bench_latency {
 /* arch: discrete or of the zoo. Errors: DASS_ARG for a supernet, DASS_NUMERIC, those of the backend. */
 dass_status dass_bench_latency_run(const dass_config *c, const dass_arch *arch, int32_t batch, dass_bench_latency *out);
 
-/* What of the engine a device runs: graphs of every command at small sizes, each run twice, and counted. */
-#define DASS_COVERAGE_GRAPHS 16
-typedef struct dass_coverage_graph {
+/* What of the engine a device runs: steps of every command at small sizes, and a graph of each operation at odd shapes,
+ * each run twice (enqueued, then recorded and replayed) and counted; and what a search step of full size would launch,
+ * planned and not run. A kind is a kernel of the device or a library, as dass_backend_kernel counts them. */
+#define DASS_COVERAGE_STEPS 16
+#define DASS_COVERAGE_KINDS 256
+typedef struct dass_coverage_step {
     char what[64];
-    uint64_t nodes, launches_alone, launches; /* of one step; launches 0 where the device launches nothing */
+    bool run;                                 /* else only planned */
+    uint64_t nodes, launches_alone, launches; /* launches 0 where the device launches nothing */
+    uint64_t of[DASS_COVERAGE_KINDS];         /* launches of each kind, by the plan with merging */
+    uint64_t executed;                        /* launches that the device counted in one run of the step */
     uint64_t recorded;                        /* launches in the recording of the step; 0: the device records nothing */
-} dass_coverage_graph;
+} dass_coverage_step;
 typedef struct dass_bench_coverage {
-    uint64_t op_nodes[DASS_N_OPS];     /* nodes of each operation that ran */
-    uint32_t n_ops_run;                /* operations with any, of DASS_N_OPS - 1 */
-    uint32_t n_kernels, n_kernels_run; /* dass_backend_kernel: since the program began */
-    uint32_t n_graphs;
-    dass_coverage_graph graph[DASS_COVERAGE_GRAPHS];
+    uint64_t op_nodes[DASS_N_OPS]; /* nodes of each operation that ran */
+    uint32_t n_ops_run;            /* operations with any, of DASS_N_OPS - 1 */
+    uint32_t n_kinds, n_kinds_run;
+    const char *kind[DASS_COVERAGE_KINDS]; /* the backend's, until it is unloaded */
+    uint64_t launches[DASS_COVERAGE_KINDS];
+    char search[64];                 /* the planned step */
+    uint32_t n_needed, n_needed_run; /* kinds that the planned steps launch */
+    uint32_t n_graphs;               /* of single operations */
+    uint32_t n_steps;
+    dass_coverage_step step[DASS_COVERAGE_STEPS];
 } dass_bench_coverage;
-/* Errors: those of the device; DASS_UNSUPPORTED names the first operation that it has no kernel for. */
-dass_status dass_bench_coverage_run(const char *device, dass_bench_coverage *out);
+/* c: the search of full size; its network is a supernet. device: NAME or NAME:NUMBER. Errors: DASS_ARG for another
+ * network; those of the device; DASS_UNSUPPORTED names the first operation that it has no kernel for; DASS_INTERNAL
+ * when a step's plan names a launch that the device does not count, or the counts of a run are not the plan's. */
+dass_status dass_bench_coverage_run(const dass_config *c, const char *device, dass_bench_coverage *out);
+/* DASS_INTERNAL, naming the first, when an operation of ops.def or a kind was never run. */
+dass_status dass_bench_coverage_check(const char *device, const dass_bench_coverage *c);
 
 #endif

@@ -41,7 +41,7 @@ static const struct {
     {"--stage", NULL, "NAME", DASS__OPT_STAGE, "which step: dense (default), score or finetune"},
     {"--restart", NULL, NULL, DASS__OPT_RESTART, "remove the run that -o DIR holds; without it, that run goes on"},
     {"--guard", NULL, NULL, DASS__OPT_GUARD, "check every operation's output and memory; slow"},
-    {"--coverage", NULL, NULL, DASS__OPT_COVERAGE, "run small graphs of every command on --device, and count"},
+    {"--coverage", NULL, NULL, DASS__OPT_COVERAGE, "run small graphs of all commands and operations"},
     {"--quiet", "-q", NULL, 0, "warnings and errors only"},
     {"--help", "-h", NULL, 0, "this text"},
 };
