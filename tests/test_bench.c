@@ -85,6 +85,59 @@ static void device_step_adds_up(void **state)
     assert_true(most > 1); /* nodes that share a launch are one row */
 }
 
+/* Fusion leaves fewer nodes that move fewer bytes. */
+static void fusion_moves_fewer_bytes(void **state)
+{
+    (void)state;
+    static dass_config c; /* large */
+    dass_bench_traffic t[DASS_TRAFFIC_STAGES];
+    config_of("host", &c);
+    check_ok(dass_bench_traffic_measure(&c, "host", t));
+    for (int i = 0; i < DASS_TRAFFIC_STAGES; i++) {
+        assert_true(t[i].nodes > 0 && t[i].nodes < t[i].nodes_unfused);
+        assert_true(t[i].bytes > 0 && t[i].bytes < t[i].bytes_unfused);
+    }
+    assert_true(t[1].bytes_unfused > t[0].bytes_unfused); /* masks, scores and their threshold */
+}
+
+/* Every input and output of every node once, added up here from the two graphs of one phase. */
+static void bytes_are_those_of_the_nodes(void **state)
+{
+    (void)state;
+    static dass_config c;
+    static const double zero[3] = {0};
+    static const double one[3] = {1, 1, 1};
+    dass_bench_traffic t[DASS_TRAFFIC_STAGES];
+    dass_arch a;
+    dass_store *s = NULL;
+    dass_graph *g = NULL;
+    config_of("null", &c);
+    check_ok(dass_config_set(&c, "net.name=resnet18", "test"));
+    check_ok(dass_bench_traffic_measure(&c, "null", t));
+    check_ok(dass_arch_from_config(&c, &a));
+    check_ok(dass_store_make(DASS_F32, &s));
+    dass_phase p = {.task = DASS_TASK_WEIGHTS,
+                    .batch = (int32_t)c.train_batch,
+                    .pad = (int32_t)c.data_pad,
+                    .flip = c.data_flip,
+                    .cutout = (int32_t)c.data_cutout,
+                    .mean = zero,
+                    .std = one};
+    for (int fused = 0; fused < 2; fused++) {
+        size_t bytes = 0;
+        p.lower = fused ? DASS_LOWER_ALL : 0;
+        check_ok(dass_phase_build(s, &a, &p, DASS_F32, NULL, &g));
+        for (dass_node n = 1; n < g->n_nodes; n++)
+            for (uint32_t i = 0; i < g->nodes[n].n_in + g->nodes[n].n_out; i++)
+                if (g->args[g->nodes[n].args + i] != 0)
+                    bytes += dass_value_bytes(&g->vals[g->args[g->nodes[n].args + i]]);
+        assert_int_equal(fused ? t[0].nodes : t[0].nodes_unfused, g->n_nodes - 1);
+        assert_int_equal((size_t)(fused ? t[0].bytes : t[0].bytes_unfused), bytes);
+        dass_graph_free(g);
+    }
+    dass_store_free(s);
+}
+
 /* What was never run is an error that names it. */
 static void a_gap_in_the_coverage_is_an_error(void **state)
 {
@@ -110,6 +163,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(host_step_adds_up),
         cmocka_unit_test(device_step_adds_up),
+        cmocka_unit_test(fusion_moves_fewer_bytes),
+        cmocka_unit_test(bytes_are_those_of_the_nodes),
         cmocka_unit_test(a_gap_in_the_coverage_is_an_error),
     };
     return cmocka_run_group_tests_name("bench", tests, NULL, NULL);

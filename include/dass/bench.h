@@ -72,6 +72,19 @@ typedef struct dass_bench_latency {
 /* arch: discrete or of the zoo. Errors: DASS_ARG for a supernet, DASS_NUMERIC, those of the backend. */
 dass_status dass_bench_latency_run(const dass_config *c, const dass_arch *arch, int32_t batch, dass_bench_latency *out);
 
+/* What the nodes of one training step of a stage must move at least: dass_node_cost over all its graphs, built without
+ * fusion and with the fusion that `device` takes. Merging launches moves no other byte. */
+#define DASS_TRAFFIC_STAGES 3 /* dense, score, finetune */
+typedef struct dass_bench_traffic {
+    const char *stage;
+    int64_t nodes_unfused, nodes;
+    double bytes_unfused, bytes;
+} dass_bench_traffic;
+/* Builds graphs, plans and runs nothing. Errors: DASS_UNSUPPORTED for images of too many channels, and those of opening
+ * the device. */
+dass_status dass_bench_traffic_measure(const dass_config *c, const char *device,
+                                       dass_bench_traffic out[DASS_TRAFFIC_STAGES]);
+
 /* What of the engine a device runs: steps of every command at small sizes, and a graph of each operation at odd shapes,
  * each run twice (enqueued, then recorded and replayed) and counted; and what a search step of full size would launch,
  * planned and not run. A kind is a kernel of the device or a library, as dass_backend_kernel counts them. */

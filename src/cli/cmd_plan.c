@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "cli.h"
+#include "dass/bench.h"
 #include "dass/run.h"
 
 static double mib(size_t bytes)
@@ -25,26 +26,46 @@ static json_t *stages_json(const dass_sizes *s)
     return list;
 }
 
-static dass_status print_json(const dass_sizes *s)
+static json_t *traffic_json(const dass_bench_traffic *t)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < DASS_TRAFFIC_STAGES; ++i)
+        (void)json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I}", "stage", t[i].stage, "nodes_unfused",
+                                                    (json_int_t)t[i].nodes_unfused, "nodes", (json_int_t)t[i].nodes,
+                                                    "bytes_unfused", (json_int_t)t[i].bytes_unfused, "bytes",
+                                                    (json_int_t)t[i].bytes));
+    return list;
+}
+
+static dass_status print_json(const dass_sizes *s, const dass_bench_traffic *traffic)
 {
     const dass_stage_size *big = &s->stage[s->largest];
     const dass_net_count *n = &s->count;
     json_t *root =
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:o}",
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:o, s:o}",
                   "network", s->network, "backend", s->backend, "weights", (json_int_t)n->weights, "params",
                   (json_int_t)n->params, "unpruned", (json_int_t)n->unpruned, "alphas", (json_int_t)n->alphas, "kept",
                   (json_int_t)s->kept, "density", s->density, "macs_per_image", (json_int_t)n->macs_per_image,
                   "nodes_forward", (json_int_t)n->nodes_forward, "nodes_step", (json_int_t)s->nodes_step, "peak_bytes",
                   (json_int_t)big->peak_bytes, "bound_bytes", (json_int_t)big->bound_bytes, "sum_bytes",
                   (json_int_t)big->sum_bytes, "param_bytes", (json_int_t)s->param_bytes, "input_bytes",
-                  (json_int_t)s->input_bytes, "batch", s->batch, "stages", stages_json(s));
+                  (json_int_t)s->input_bytes, "batch", s->batch, "stages", stages_json(s), "steps",
+                  traffic_json(traffic));
     const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;
     json_decref(root);
     (void)printf("\n");
     return bad ? DASS_FAIL(DASS_IO, "plan: cannot write the JSON object to stdout") : DASS_OK;
 }
 
-static void print_table(const dass_sizes *s)
+static void print_traffic(const dass_bench_traffic *t)
+{
+    (void)printf("\n  %-9s %18s %18s %14s\n", "a step of", "nodes, unfused", "MiB they move", "unfused");
+    for (int i = 0; i < DASS_TRAFFIC_STAGES; ++i)
+        (void)printf("  %-9s %8lld %9lld %18.1f %14.1f\n", t[i].stage, (long long)t[i].nodes,
+                     (long long)t[i].nodes_unfused, t[i].bytes / 1048576.0, t[i].bytes_unfused / 1048576.0);
+}
+
+static void print_table(const dass_sizes *s, const dass_bench_traffic *traffic)
 {
     const dass_net_count *n = &s->count;
     (void)printf("%s on %s, batch %d\n", s->network, s->backend, s->batch);
@@ -68,6 +89,7 @@ static void print_table(const dass_sizes *s)
             (void)printf("  %-9s %lld launches node by node, %lld merged\n", "", (long long)t->launches_alone,
                          (long long)t->launches);
     }
+    print_traffic(traffic);
     (void)printf("\n  the largest values of %s %s\n  %10s  %-13s  %s\n", s->stage[s->largest].stage,
                  s->stage[s->largest].task, "MiB", "nodes alive", "made by, shape, name");
     for (uint32_t i = 0; i < s->n_big; ++i)
@@ -80,9 +102,12 @@ dass_status dass__cmd_plan(dass__opts *o)
     static dass_config c; /* large */
     static dass_sizes s;
     DASS_TRY(dass__opts_config(o, NULL, &c));
-    DASS_TRY(dass_sizes_measure(&c, o->device != NULL ? o->device : "null", &s));
+    const char *device = o->device != NULL ? o->device : "null";
+    dass_bench_traffic traffic[DASS_TRAFFIC_STAGES];
+    DASS_TRY(dass_sizes_measure(&c, device, &s));
+    DASS_TRY(dass_bench_traffic_measure(&c, device, traffic));
     if (o->json)
-        return print_json(&s);
-    print_table(&s);
+        return print_json(&s, traffic);
+    print_table(&s, traffic);
     return DASS_OK;
 }
