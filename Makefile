@@ -264,8 +264,9 @@ $(help_obj) $(test_src:%.c=$(B)/%.o): extra := -Itests
 # The plugin's C objects are built once and linked into both libraries.
 $(cuda_obj): extra := -fPIC -fvisibility=hidden $(cuda_inc) -I.
 
-nv_flags  := -std=c++17 -O3 -lineinfo -Ikernels -Iinclude -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -warn-spills \
-             -Werror all-warnings $(foreach a,$(GENCODE),-gencode arch=compute_$(a),code=sm_$(a)) \
+refuse_spills := -Xptxas -warn-spills -Werror all-warnings
+nv_flags  := -std=c++17 -O3 -lineinfo -Ikernels -Iinclude -Xcompiler -fPIC,-fvisibility=hidden $(refuse_spills) \
+             $(foreach a,$(GENCODE),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(GENCODE)),code=compute_$(lastword $(GENCODE))
 cxx_flags := -std=gnu++17 $(filter-out -O3,$(opt_$(MODE))) $(if $(filter -O3,$(opt_$(MODE))),-O2) \
              -fno-math-errno -ffp-contract=off $(openmp) -Wall -Wextra -Wno-unknown-pragmas $(if $(filter 1,$(WERROR)),-Werror) \
@@ -275,6 +276,14 @@ CXX_      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 $(B)/kernels/%.gpu.o: kernels/%.cu $(B)/config $(B)/gencode | $(dirs)
 	$(call say,NVCC,$<)
 	$(Q)$(NVCC) $(nv_flags) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+# What ptxas says of the kernels, spills and all; the objects above refuse to be built with one.
+$(B)/kernels/%.ptxas: kernels/%.cu $(B)/config $(B)/gencode | $(dirs)
+	$(call say,PTX,$<)
+	$(Q)$(NVCC) $(subst $(refuse_spills),,$(nv_flags)) -Xptxas -v -MMD -MP -MF $@.d -MT $@ -fatbin -o $@.fatbin $< \
+	    >$@.log 2>&1 || { cat $@.log; exit 1; }
+	$(Q)rm -f $@.fatbin && mv $@.log $@
+-include $(wildcard $(B)/kernels/*.ptxas.d)
 
 $(B)/kernels/%.simt.o: kernels/%.cu $(B)/config | $(dirs)
 	$(call say,CXX,$< (for the CPU))
@@ -368,8 +377,8 @@ again  = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS
 suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=$(CURDIR)/%) PLANS=$(dir $(lastword $(dnn_tools))) \
          tests/run.sh $(tests) $(dnn_tests)
 
-.PHONY: demo check test run-tests run-check asan ubsan tsan fuzz run-fuzz lint format golden bench install clean setup help \
-        gpu-check gpu-deps
+.PHONY: demo check test run-tests run-check asan ubsan tsan fuzz run-fuzz ptxas plans-all lint format golden bench \
+        install clean setup help gpu-check gpu-deps
 demo: ## set up, build, and run the demonstration (a few minutes)
 	@tools/setup.sh build
 	@$(again) all
@@ -417,6 +426,15 @@ run-fuzz: $(fuzzers)
 	    sed -n 's/^stat::number_of_executed_units: */       inputs tried: /p' $$f.log; \
 	done
 
+ptxas_logs := $(if $(filter 1,$(have_cuda)),$(patsubst %.cu,$(B)/%.ptxas,$(wildcard kernels/*.cu)))
+ptxas: $(ptxas_logs) ## registers, shared memory, spills and blocks of every kernel on the architectures of GENCODE
+	@[ -n '$(ptxas_logs)' ] || { echo 'ptxas needs the CUDA toolkit: set CUDA_HOME, and CUDA to auto or 1'; exit 1; }
+	@tests/ptxas.sh $(ptxas_logs)
+
+plans-all: tests ## ask cuDNN for a plan of every convolution on every described card
+	@[ -n '$(dnn_tools)' ] || { echo 'plans-all needs the CUDA toolkit with cuDNN, and MODE=release or debug'; exit 1; }
+	@ALL=1 PLANS=$(dir $(lastword $(dnn_tools))) tests/cudnn_plans.sh
+
 lint: ## check include direction, owners of libraries and memory, line lengths
 	@tools/lint.sh
 
@@ -450,7 +468,7 @@ setup: ## install what the build and the tests need (Debian), or say what is mis
 	@tools/setup.sh build test
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 print-%:
 	@printf '%s\n' '$($*)'
