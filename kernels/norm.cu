@@ -49,21 +49,29 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_stats(K_PA
 }
 K_LAUNCHER_V(dass_k_bn_stats_run, dass_k_bn_stats, k_bn_stats, K_THREADS)
 
+/* What belongs to a channel is worked out once a thread; then it walks over its pixels. */
 template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_apply(K_PARAM P p)
 {
     K_ITEM(p);
-    const size_t n = (size_t)a.m * a.c / V;
-    for (size_t i = (size_t)blockIdx.x * K_THREADS + threadIdx.x; i < n; i += (size_t)a.head.gx * K_THREADS) {
-        const uint32_t c = (uint32_t)(i * V % a.c);
-        k_vec<V> x = k_load<V>(a.in.x + i * V);
+    const k_lane l = k_lane_of<V>(a.r);
+    if (!l.live)
+        return;
+    const k_vec<V> mean = k_channels<V>(a.in.mean, l.c, 0.0f);
+    const k_vec<V> gamma = k_channels<V>(a.in.gamma, l.c, 1.0f);
+    const k_vec<V> beta = k_channels<V>(a.in.beta, l.c, 0.0f);
+    k_vec<V> rstd = k_channels<V>(a.var ? a.var : a.in.rstd, l.c, 1.0f);
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-            const uint32_t ck = c + (uint32_t)k;
-            const float rstd = a.var ? (float)(1.0 / sqrt((double)a.var[ck] + (double)a.eps)) : a.in.rstd[ck];
-            const float hat = (x[k] - a.in.mean[ck]) * rstd;
-            x[k] = k_activate((a.in.gamma ? a.in.gamma[ck] : 1.0f) * hat + (a.in.beta ? a.in.beta[ck] : 0.0f), a.act);
+    for (int i = 0; a.var && i < V; i++)
+        rstd[i] = (float)(1.0 / sqrt((double)rstd[i] + (double)a.eps));
+    for (uint32_t q = l.p; q < l.end; q += l.step) {
+        const size_t at = (size_t)q * a.r.c + l.c;
+        k_vec<V> x = k_load<V>(a.in.x + at);
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            const float hat = (x[i] - mean[i]) * rstd[i];
+            x[i] = k_activate(gamma[i] * hat + beta[i], a.act);
         }
-        k_store(a.dst + i * V, x);
+        k_store(a.dst + at, x);
     }
 }
 K_LAUNCHER_V(dass_k_bn_apply_run, dass_k_bn_apply, k_bn_apply, K_THREADS)
@@ -115,21 +123,32 @@ K_LAUNCHER_V(dass_k_bn_bwd_reduce_run, dass_k_bn_bwd_reduce, k_bn_bwd_reduce, K_
 template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_apply(K_PARAM P p)
 {
     K_ITEM(p);
-    const float m = (float)a.m;
-    const size_t n = (size_t)a.m * a.c / V;
-    for (size_t i = (size_t)blockIdx.x * K_THREADS + threadIdx.x; i < n; i += (size_t)a.head.gx * K_THREADS) {
-        const uint32_t c = (uint32_t)(i * V % a.c);
-        const k_vec<V> x = k_load<V>(a.in.x + i * V);
-        k_vec<V> d = k_load<V>(a.d_y + i * V);
+    const k_lane l = k_lane_of<V>(a.r);
+    if (!l.live)
+        return;
+    const float m = (float)a.r.m;
+    const k_vec<V> mean = k_channels<V>(a.in.mean, l.c, 0.0f);
+    const k_vec<V> rstd = k_channels<V>(a.in.rstd, l.c, 1.0f);
+    const k_vec<V> gamma = k_channels<V>(a.in.gamma, l.c, 1.0f);
+    const k_vec<V> beta = k_channels<V>(a.in.beta, l.c, 0.0f);
+    k_vec<V> of_beta = k_channels<V>(a.d_beta, l.c, 0.0f);
+    k_vec<V> of_gamma = k_channels<V>(a.d_gamma, l.c, 0.0f);
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-            const uint32_t ck = c + (uint32_t)k;
-            const float gamma = a.in.gamma ? a.in.gamma[ck] : 1.0f;
-            const float hat = (x[k] - a.in.mean[ck]) * a.in.rstd[ck];
-            const float g = k_passes(gamma * hat + (a.in.beta ? a.in.beta[ck] : 0.0f), a.act) ? d[k] : 0.0f;
-            d[k] = gamma * a.in.rstd[ck] * (g - a.d_beta[ck] / m - hat * (a.d_gamma[ck] / m));
+    for (int i = 0; i < V; i++) {
+        of_beta[i] /= m;
+        of_gamma[i] /= m;
+    }
+    for (uint32_t q = l.p; q < l.end; q += l.step) {
+        const size_t at = (size_t)q * a.r.c + l.c;
+        const k_vec<V> x = k_load<V>(a.in.x + at);
+        k_vec<V> d = k_load<V>(a.d_y + at);
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            const float hat = (x[i] - mean[i]) * rstd[i];
+            const float g = k_passes(gamma[i] * hat + beta[i], a.act) ? d[i] : 0.0f;
+            d[i] = gamma[i] * rstd[i] * (g - of_beta[i] - hat * of_gamma[i]);
         }
-        k_store(a.d_x + i * V, d);
+        k_store(a.d_x + at, d);
     }
 }
 K_LAUNCHER_V(dass_k_bn_bwd_apply_run, dass_k_bn_bwd_apply, k_bn_bwd_apply, K_THREADS)

@@ -20,10 +20,10 @@ DASS_K_API int dass_k_bn_stats_run(const void *items, uint32_t n, dass_k_grid gr
  * 1 / sqrt(var + eps) (evaluation by running statistics). */
 typedef struct dass_k_bn_apply {
     dass_k_head head;
+    dass_k_reduce r; /* no counter */
     dass_k_norm in;
     const float *var;
     float *dst;
-    uint32_t m, c;
     int32_t act;
     float eps;
 } dass_k_bn_apply;
@@ -44,10 +44,10 @@ DASS_K_API int dass_k_bn_bwd_reduce_run(const void *items, uint32_t n, dass_k_gr
 /* d_x = gamma rstd (g - d_beta / M - xh d_gamma / M), d_x may be d_y. Bytes: 12 M C. */
 typedef struct dass_k_bn_bwd_apply {
     dass_k_head head;
+    dass_k_reduce r; /* no counter */
     dass_k_norm in;
     const float *d_y, *d_beta, *d_gamma;
     float *d_x;
-    uint32_t m, c;
     int32_t act;
 } dass_k_bn_bwd_apply;
 DASS_K_API int dass_k_bn_bwd_apply_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);

@@ -317,6 +317,24 @@ dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t varian
     return (dass_k_grid){(uint32_t)(blocks < 1 ? 1 : blocks > most ? most : blocks), 1, variant};
 }
 
+dass_k_grid dass__cuda_walk_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, uint32_t lanes,
+                                 dass_k_reduce *out)
+{
+    const uint32_t v = variant == DASS_K_V4 ? 4 : 1;
+    const uint32_t all = (n_c + v - 1) / v;
+    uint32_t tx = 1;
+    while (tx < all && tx < lanes)
+        tx *= 2;
+    const uint32_t groups = (all + tx - 1) / tx;
+    const uint32_t rows = 256 / tx;
+    uint32_t n_chunks = (m + 4 * rows - 1) / (4 * rows);
+    const uint32_t most = ((uint32_t)c->n_sm * 8 + groups - 1) / groups;
+    n_chunks = n_chunks > most ? most : n_chunks;
+    const uint32_t chunk = (m + n_chunks - 1) / n_chunks;
+    *out = (dass_k_reduce){.m = m, .c = n_c, .tx = tx, .chunk = chunk};
+    return (dass_k_grid){(m + chunk - 1) / chunk, groups, variant};
+}
+
 dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, dass_k_reduce *out)
 {
     const uint32_t v = variant == DASS_K_V4 ? 4 : 1;

@@ -118,6 +118,11 @@ bool dass__cuda_small(const dass_cuda *c, const dass_graph *g, dass_node n);
 uint32_t dass__cuda_variant(const dass_graph *g, dass_node n);
 /* Grid of an elementwise kernel over n threads' worth of work: at most a few waves of the device. */
 dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t variant);
+/* Grid of a kernel whose threads keep what belongs to their channels in registers, or their block in shared memory, and
+ * walk over pixels: at most `lanes` threads side by side over channels, a wave of blocks, 4 pixels or more to a thread.
+ * out: no counter. */
+dass_k_grid dass__cuda_walk_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, uint32_t lanes,
+                                 dass_k_reduce *out);
 /* Plan of a reduction over m pixels of c channels, with its grid; counter is left NULL. max_chunks bounds the scratch.
  */
 dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, dass_k_reduce *out);

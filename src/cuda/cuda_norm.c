@@ -35,16 +35,21 @@ static dass_status bind_bn_stats(dass_cuda *c, const dass_graph *g, dass_node n,
 
 /* ---- bn_apply and bn_infer -------------------------------------------------------------------------------------- */
 
+/* A warp side by side over channels: whole lines of a pixel. */
+static dass_k_grid apply_grid(const dass_cuda *c, const dass_graph *g, dass_node n, const dass_value *x,
+                              dass_k_reduce *r)
+{
+    return dass__cuda_walk_grid(c, dass__cuda_pixels(x), (uint32_t)x->dim[1], dass__cuda_variant(g, n), 32, r);
+}
+
 static dass_status prepare_bn_apply(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
-    const dass_value *x = dass__cuda_in(g, n, 0);
-    const uint32_t v = dass__cuda_variant(g, n);
-    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(x) / (v ? v : 1), v);
+    dass_k_reduce r;
+    const dass_k_grid grid = apply_grid(c, g, n, dass__cuda_in(g, n, 0), &r);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_bn_apply_run, "bn_apply", grid, sizeof(dass_k_bn_apply), &p));
     dass_k_bn_apply *a = p;
-    a->m = dass__cuda_pixels(x);
-    a->c = (uint32_t)x->dim[1];
+    a->r = r;
     a->act = g->nodes[n].attr.bn.act;
     a->eps = (float)g->nodes[n].attr.bn.eps;
     return DASS_OK;
@@ -96,14 +101,12 @@ static dass_status bind_bn_bwd_reduce(dass_cuda *c, const dass_graph *g, dass_no
 
 static dass_status prepare_bn_bwd_apply(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
-    const dass_value *x = dass__cuda_in(g, n, 1);
-    const uint32_t v = dass__cuda_variant(g, n);
-    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(x) / (v ? v : 1), v);
+    dass_k_reduce r;
+    const dass_k_grid grid = apply_grid(c, g, n, dass__cuda_in(g, n, 1), &r);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_bn_bwd_apply_run, "bn_bwd_apply", grid, sizeof(dass_k_bn_bwd_apply), &p));
     dass_k_bn_bwd_apply *a = p;
-    a->m = dass__cuda_pixels(x);
-    a->c = (uint32_t)x->dim[1];
+    a->r = r;
     a->act = g->nodes[n].attr.bn.act;
     return DASS_OK;
 }

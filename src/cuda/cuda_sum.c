@@ -27,22 +27,9 @@ static extent extent_of(const dass_graph *g, dass_node n, const dass_value *y)
     return e;
 }
 
-/* Chunks of pixels, at most DASS_K_SUM_LANES lanes: enough blocks for two waves, at least 4 pixels to a thread. */
 static dass_k_grid sum_grid(const dass_cuda *c, extent e, dass_k_reduce *r)
 {
-    const uint32_t v = e.variant == DASS_K_V4 ? 4 : 1;
-    const uint32_t lanes = (e.c + v - 1) / v;
-    uint32_t tx = 1;
-    while (tx < lanes && tx < DASS_K_SUM_LANES)
-        tx *= 2;
-    const uint32_t groups = (lanes + tx - 1) / tx;
-    const uint32_t rows = 256 / tx;
-    uint32_t n_chunks = (e.m + 4 * rows - 1) / (4 * rows);
-    const uint32_t most = ((uint32_t)c->n_sm * 8 + groups - 1) / groups;
-    n_chunks = n_chunks > most ? most : n_chunks;
-    const uint32_t chunk = (e.m + n_chunks - 1) / n_chunks;
-    *r = (dass_k_reduce){.m = e.m, .c = e.c, .tx = tx, .chunk = chunk};
-    return (dass_k_grid){(e.m + chunk - 1) / chunk, groups, e.variant};
+    return dass__cuda_walk_grid(c, e.m, e.c, e.variant, DASS_K_SUM_LANES, r);
 }
 
 static uint32_t n_terms_of(const dass_graph *g, dass_node n)
