@@ -8,6 +8,25 @@
 
 #define K_SUM_CHANNELS (DASS_K_SUM_LANES * 4)
 
+/* dst = start [+ dst] + the terms over the pixels of a lane; add(s, k, at) adds term k at element `at`. */
+template <int V, class Add>
+__device__ __forceinline__ void k_sum_walk(const dass_k_sum &a, const k_lane &l, k_vec<V> start, const Add &add)
+{
+    for (uint32_t q = l.p; l.live && q < l.end; q += l.step) {
+        const size_t at = (size_t)q * a.r.c + l.c;
+        k_vec<V> s = start;
+        if (a.add) {
+            const k_vec<V> d = k_load<V>(a.dst + at);
+#pragma unroll
+            for (int i = 0; i < V; i++)
+                s[i] += d[i];
+        }
+        for (uint32_t k = 0; k < a.n_terms; k++)
+            add(s, k, at);
+        k_store(a.dst + at, s);
+    }
+}
+
 /* t = s (x - m) for each term, and the sum of the betas as the start: a large mean costs no digits. */
 template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM P p)
 {
@@ -15,11 +34,12 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM 
     K_SHARED float scale[DASS_K_TERMS * K_SUM_CHANNELS];
     K_SHARED float mean[DASS_K_TERMS * K_SUM_CHANNELS];
     K_SHARED const float *from[DASS_K_TERMS];
+    const auto *const terms = static_cast<const dass_k_wsum_term *>(a.terms);
     const k_lane l = k_lane_of<V>(a.r);
     const uint32_t width = l.n_tx * V;
     const uint32_t first = blockIdx.y * width;
     for (uint32_t i = threadIdx.x; i < a.n_terms * width; i += K_THREADS) {
-        const dass_k_wsum_term &t = a.terms[i / width];
+        const dass_k_wsum_term &t = terms[i / width];
         const uint32_t c = first + i % width;
         const float f = t.index < 0 ? 1.0f : a.p[t.index];
         const bool in = c < a.r.c;
@@ -30,7 +50,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM 
     }
     k_vec<V> start = {};
     for (uint32_t k = 0; l.live && k < a.n_terms; k++) {
-        const dass_k_wsum_term &t = a.terms[k];
+        const dass_k_wsum_term &t = terms[k];
         const float f = t.index < 0 ? 1.0f : a.p[t.index];
         if (t.in.beta) {
 #pragma unroll
@@ -39,29 +59,16 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM 
         }
     }
     __syncthreads();
-    if (!l.live)
-        return;
-    for (uint32_t q = l.p; q < l.end; q += l.step) {
-        const size_t at = (size_t)q * a.r.c + l.c;
-        k_vec<V> s = start;
-        if (a.add) {
-            const k_vec<V> d = k_load<V>(a.dst + at);
+    k_sum_walk<V>(a, l, start, [&](k_vec<V> &s, uint32_t k, size_t at) {
+        const k_vec<V> x = k_load<V>(from[k] + at);
 #pragma unroll
-            for (int i = 0; i < V; i++)
-                s[i] += d[i];
+        for (int i = 0; i < V; i++) {
+            const uint32_t j = k * width + l.tx * V + (uint32_t)i;
+            s[i] += scale[j] * (x[i] - mean[j]);
         }
-        for (uint32_t k = 0; k < a.n_terms; k++) {
-            const k_vec<V> x = k_load<V>(from[k] + at);
-#pragma unroll
-            for (int i = 0; i < V; i++) {
-                const uint32_t j = k * width + l.tx * V + (uint32_t)i;
-                s[i] += scale[j] * (x[i] - mean[j]);
-            }
-        }
-        k_store(a.dst + at, s);
-    }
+    });
 }
-K_LAUNCHER_V(dass_k_wsum_run, dass_k_wsum, k_wsum, K_THREADS)
+K_LAUNCHER_V(dass_k_wsum_run, dass_k_sum, k_wsum, K_THREADS)
 
 template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM P p)
 {
@@ -70,11 +77,12 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM 
     K_SHARED float of_x[DASS_K_TERMS * K_SUM_CHANNELS];
     K_SHARED const float *d_k[DASS_K_TERMS];
     K_SHARED const float *x_k[DASS_K_TERMS];
+    const auto *const terms = static_cast<const dass_k_gsum_term *>(a.terms);
     const k_lane l = k_lane_of<V>(a.r);
     const uint32_t width = l.n_tx * V;
     const uint32_t first = blockIdx.y * width;
     for (uint32_t i = threadIdx.x; i < a.n_terms * width; i += K_THREADS) {
-        const dass_k_gsum_term &t = a.terms[i / width];
+        const dass_k_gsum_term &t = terms[i / width];
         const uint32_t c = first + i % width;
         const bool in = c < a.r.c;
         of_d[i] = t.coef ? (in ? t.coef[c] : 0.0f) : t.index < 0 ? 1.0f : a.p[t.index];
@@ -86,7 +94,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM 
     }
     k_vec<V> start = {};
     for (uint32_t k = 0; l.live && k < a.n_terms; k++) {
-        const dass_k_gsum_term &t = a.terms[k];
+        const dass_k_gsum_term &t = terms[k];
         if (t.coef) {
 #pragma unroll
             for (int i = 0; i < V; i++)
@@ -94,30 +102,17 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM 
         }
     }
     __syncthreads();
-    if (!l.live)
-        return;
-    for (uint32_t q = l.p; q < l.end; q += l.step) {
-        const size_t at = (size_t)q * a.r.c + l.c;
-        k_vec<V> s = start;
-        if (a.add) {
-            const k_vec<V> d = k_load<V>(a.dst + at);
+    k_sum_walk<V>(a, l, start, [&](k_vec<V> &s, uint32_t k, size_t at) {
+        const k_vec<V> d = k_load<V>(d_k[k] + at);
+        const k_vec<V> x = x_k[k] ? k_load<V>(x_k[k] + at) : k_vec<V>{};
 #pragma unroll
-            for (int i = 0; i < V; i++)
-                s[i] += d[i];
+        for (int i = 0; i < V; i++) {
+            const uint32_t j = k * width + l.tx * V + (uint32_t)i;
+            s[i] += of_d[j] * d[i] + (x_k[k] ? of_x[j] * x[i] : 0.0f);
         }
-        for (uint32_t k = 0; k < a.n_terms; k++) {
-            const k_vec<V> d = k_load<V>(d_k[k] + at);
-            const k_vec<V> x = x_k[k] ? k_load<V>(x_k[k] + at) : k_vec<V>{};
-#pragma unroll
-            for (int i = 0; i < V; i++) {
-                const uint32_t j = k * width + l.tx * V + (uint32_t)i;
-                s[i] += of_d[j] * d[i] + (x_k[k] ? of_x[j] * x[i] : 0.0f);
-            }
-        }
-        k_store(a.dst + at, s);
-    }
+    });
 }
-K_LAUNCHER_V(dass_k_gsum_run, dass_k_gsum, k_gsum, K_THREADS)
+K_LAUNCHER_V(dass_k_gsum_run, dass_k_sum, k_gsum, K_THREADS)
 
 /* What a term's sums are for, by the last of its blocks; returns its share of d_p, in thread 0. */
 template <class A>

@@ -9,6 +9,17 @@
 #define DASS_K_TERMS 64
 #define DASS_K_SUM_LANES 16 /* threads side by side over channels, so at most 64 channels to a block */
 
+/* What both sums take; terms: dass_k_wsum_term or dass_k_gsum_term. */
+typedef struct dass_k_sum {
+    dass_k_head head;
+    dass_k_reduce r; /* no counter */
+    const float *p;  /* NULL when every index is -1 */
+    const void *terms;
+    uint32_t n_terms;
+    int32_t add; /* begin with dst */
+    float *dst;
+} dass_k_sum;
+
 /* dst = [dst +] sum_k f_k t_k over (M, C) data, f_k = p[index_k] or 1 when index_k < 0. t_k = x_k, or normalised when
  * it has a mean. Bytes: 4 M C (T + 1). */
 typedef struct dass_k_wsum_term {
@@ -16,15 +27,6 @@ typedef struct dass_k_wsum_term {
     int32_t index;
     int32_t pad_;
 } dass_k_wsum_term;
-typedef struct dass_k_wsum {
-    dass_k_head head;
-    dass_k_reduce r; /* no counter */
-    const float *p;  /* NULL when every index is -1 */
-    const dass_k_wsum_term *terms;
-    uint32_t n_terms;
-    int32_t add; /* begin with dst */
-    float *dst;
-} dass_k_wsum;
 DASS_K_API int dass_k_wsum_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
 /* dst = [dst +] sum_k t_k: f_k d_k, or A d_k + B x_k + C0 per channel with coef (3, C). dst may be one of the plain
@@ -34,15 +36,6 @@ typedef struct dass_k_gsum_term {
     int32_t index;
     int32_t pad_;
 } dass_k_gsum_term;
-typedef struct dass_k_gsum {
-    dass_k_head head;
-    dass_k_reduce r;
-    const float *p;
-    const dass_k_gsum_term *terms;
-    uint32_t n_terms;
-    int32_t add;
-    float *dst;
-} dass_k_gsum;
 DASS_K_API int dass_k_gsum_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
 /* Gradient of wsum for terms that want any. With f the factor, S1 = sum d_y (C), S2 = sum d_y xh (or d_y x, raw) (C):

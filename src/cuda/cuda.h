@@ -112,6 +112,17 @@ static inline bool dass__cuda_vec4(const dass_value *v, int32_t row)
 {
     return row % 4 == 0 && (v->buf == 0 || v->offset % 4 == 0);
 }
+/* bind_FN of a node x -> y whose argument struct A has members x and y. */
+#define DASS__BIND_X_Y(fn, A)                                                                           \
+    static dass_status bind_##fn(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, \
+                                 void *const *args, void *ws)                                           \
+    {                                                                                                   \
+        (void)c, (void)g, (void)n, (void)ws;                                                            \
+        A *a = dass__cuda_args(impl, 0);                                                                \
+        a->x = args[0];                                                                                 \
+        a->y = args[1];                                                                                 \
+        return DASS_OK;                                                                                 \
+    }
 /* Are all values of the node below 2^31 elements? Kernels that number their threads in 32 bits ask for it. */
 bool dass__cuda_small(const dass_cuda *c, const dass_graph *g, dass_node n);
 /* DASS_K_V4 when 4 channels of every activation of the node can be taken at once, else DASS_K_V1. */

@@ -59,15 +59,7 @@ static dass_status prepare_avg_pool(dass_cuda *c, dass_arena *mem, const dass_gr
     return DASS_OK;
 }
 
-static dass_status bind_avg_pool(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl,
-                                 void *const *args, void *ws)
-{
-    (void)c, (void)g, (void)n, (void)ws;
-    dass_k_avg_pool *a = dass__cuda_args(impl, 0);
-    a->x = args[0];
-    a->y = args[1];
-    return DASS_OK;
-}
+DASS__BIND_X_Y(avg_pool, dass_k_avg_pool)
 
 /* ---- max_pool_bwd: d_y, index, acc -> d_x; avg_pool_bwd: d_y, acc -> d_x ---------------------------------------- */
 
@@ -117,15 +109,7 @@ static dass_status prepare_global_pool(dass_cuda *c, dass_arena *mem, const dass
     return DASS_OK;
 }
 
-static dass_status bind_global_pool(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl,
-                                    void *const *args, void *ws)
-{
-    (void)c, (void)g, (void)n, (void)ws;
-    dass_k_global_pool *a = dass__cuda_args(impl, 0);
-    a->x = args[0];
-    a->y = args[1];
-    return DASS_OK;
-}
+DASS__BIND_X_Y(global_pool, dass_k_global_pool)
 
 static dass_status prepare_global_pool_bwd(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n,
                                            dass_kernel *k)

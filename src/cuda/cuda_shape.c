@@ -36,15 +36,7 @@ static dass_status prepare_relu(dass_cuda *c, dass_arena *mem, const dass_graph 
     return DASS_OK;
 }
 
-static dass_status bind_relu(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
-                             void *ws)
-{
-    (void)c, (void)g, (void)n, (void)ws;
-    dass_k_relu *a = dass__cuda_args(impl, 0);
-    a->x = args[0];
-    a->y = args[1];
-    return DASS_OK;
-}
+DASS__BIND_X_Y(relu, dass_k_relu)
 
 static dass_status prepare_relu_bwd(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
@@ -97,15 +89,7 @@ static dass_status prepare_subsample(dass_cuda *c, dass_arena *mem, const dass_g
     return DASS_OK;
 }
 
-static dass_status bind_subsample(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl,
-                                  void *const *args, void *ws)
-{
-    (void)c, (void)g, (void)n, (void)ws;
-    dass_k_subsample *a = dass__cuda_args(impl, 0);
-    a->x = args[0];
-    a->y = args[1];
-    return DASS_OK;
-}
+DASS__BIND_X_Y(subsample, dass_k_subsample)
 
 static dass_status prepare_subsample_bwd(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n,
                                          dass_kernel *k)

@@ -37,50 +37,64 @@ static uint32_t n_terms_of(const dass_graph *g, dass_node n)
     return (uint32_t)g->nodes[n].attr.sum.n_terms;
 }
 
-/* ---- wsum: p, (x, mean, rstd, gamma, beta) per term -> y -------------------------------------------------------- */
+/* ---- stages of DASS_K_TERMS terms, of either sum ----------------------------------------------------------------- */
 
-static dass_status prepare_wsum(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+static dass_status add_stages(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k,
+                              dass_k_launcher fn, const char *name, size_t term_bytes)
 {
     dass_k_reduce r;
     const dass_k_grid grid = sum_grid(c, extent_of(g, n, dass__cuda_out(g, n, 0)), &r);
     const uint32_t n_terms = n_terms_of(g, n);
     for (uint32_t at = 0; at < n_terms; at += DASS_K_TERMS) {
         void *p = NULL;
-        DASS_TRY(dass__cuda_add(mem, k, dass_k_wsum_run, "wsum", grid, sizeof(dass_k_wsum), &p));
-        dass_k_wsum *a = p;
+        DASS_TRY(dass__cuda_add(mem, k, fn, name, grid, sizeof(dass_k_sum), &p));
+        dass_k_sum *a = p;
         a->r = r;
         a->n_terms = n_terms - at < DASS_K_TERMS ? n_terms - at : DASS_K_TERMS;
         a->add = at > 0;
     }
-    dass__cuda_impl_of(k)->own = dass_arena_alloc(mem, n_terms * sizeof(dass_k_wsum_term));
+    dass__cuda_impl_of(k)->own = dass_arena_alloc(mem, n_terms * term_bytes);
     return dass__cuda_impl_of(k)->own != NULL ? DASS_OK : DASS_NOMEM;
 }
 
-static dass_status bind_wsum(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
-                             void *ws)
+/* The terms in impl->own go to the device. */
+static dass_status bind_stages(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
+                               size_t term_bytes)
 {
-    (void)ws;
-    const uint32_t n_terms = n_terms_of(g, n);
-    dass_k_wsum_term *t = impl->own;
-    for (uint32_t i = 0; i < n_terms; i++) {
-        void *const *x = args + 1 + 5 * i;
-        t[i] = (dass_k_wsum_term){.in = {x[0], x[1], x[2], x[3], x[4]}, .index = g->nodes[n].attr.sum.index[i]};
-    }
     const void *table = NULL;
-    DASS_TRY(dass__cuda_table(c, impl, t, n_terms * sizeof *t, &table));
+    DASS_TRY(dass__cuda_table(c, impl, impl->own, n_terms_of(g, n) * term_bytes, &table));
     for (uint32_t s = 0; s < impl->n_stages; s++) {
-        dass_k_wsum *a = dass__cuda_args(impl, s);
-        a->terms = (const dass_k_wsum_term *)table + (size_t)s * DASS_K_TERMS;
+        dass_k_sum *a = dass__cuda_args(impl, s);
+        a->terms = (const unsigned char *)table + (size_t)s * DASS_K_TERMS * term_bytes;
         a->p = args[0];
         a->dst = args[g->nodes[n].n_in];
     }
     return DASS_OK;
 }
 
+/* ---- wsum: p, (x, mean, rstd, gamma, beta) per term -> y -------------------------------------------------------- */
+
+static dass_status prepare_wsum(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+{
+    return add_stages(c, mem, g, n, k, dass_k_wsum_run, "wsum", sizeof(dass_k_wsum_term));
+}
+
+static dass_status bind_wsum(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
+                             void *ws)
+{
+    (void)ws;
+    dass_k_wsum_term *t = impl->own;
+    for (uint32_t i = 0; i < n_terms_of(g, n); i++) {
+        void *const *x = args + 1 + 5 * i;
+        t[i] = (dass_k_wsum_term){.in = {x[0], x[1], x[2], x[3], x[4]}, .index = g->nodes[n].attr.sum.index[i]};
+    }
+    return bind_stages(c, g, n, impl, args, sizeof *t);
+}
+
 /* ---- gsum: p, (d, x, coef) per term -> y ------------------------------------------------------------------------ */
 
 /* In a sum of several stages, the term whose storage dst takes over must be read by the first: put it there. */
-static uint32_t order_terms(const dass_graph *g, dass_node n, void *const *args, dass_k_gsum_term *t)
+static void order_terms(const dass_graph *g, dass_node n, void *const *args, dass_k_gsum_term *t)
 {
     const uint32_t n_terms = n_terms_of(g, n);
     void *const dst = args[g->nodes[n].n_in];
@@ -93,40 +107,19 @@ static uint32_t order_terms(const dass_graph *g, dass_node n, void *const *args,
             t[0] = mine;
         }
     }
-    return n_terms;
 }
 
 static dass_status prepare_gsum(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
-    dass_k_reduce r;
-    const dass_k_grid grid = sum_grid(c, extent_of(g, n, dass__cuda_out(g, n, 0)), &r);
-    const uint32_t n_terms = n_terms_of(g, n);
-    for (uint32_t at = 0; at < n_terms; at += DASS_K_TERMS) {
-        void *p = NULL;
-        DASS_TRY(dass__cuda_add(mem, k, dass_k_gsum_run, "gsum", grid, sizeof(dass_k_gsum), &p));
-        dass_k_gsum *a = p;
-        a->r = r;
-        a->n_terms = n_terms - at < DASS_K_TERMS ? n_terms - at : DASS_K_TERMS;
-        a->add = at > 0;
-    }
-    dass__cuda_impl_of(k)->own = dass_arena_alloc(mem, n_terms * sizeof(dass_k_gsum_term));
-    return dass__cuda_impl_of(k)->own != NULL ? DASS_OK : DASS_NOMEM;
+    return add_stages(c, mem, g, n, k, dass_k_gsum_run, "gsum", sizeof(dass_k_gsum_term));
 }
 
 static dass_status bind_gsum(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
                              void *ws)
 {
     (void)ws;
-    const uint32_t n_terms = order_terms(g, n, args, impl->own);
-    const void *table = NULL;
-    DASS_TRY(dass__cuda_table(c, impl, impl->own, n_terms * sizeof(dass_k_gsum_term), &table));
-    for (uint32_t s = 0; s < impl->n_stages; s++) {
-        dass_k_gsum *a = dass__cuda_args(impl, s);
-        a->terms = (const dass_k_gsum_term *)table + (size_t)s * DASS_K_TERMS;
-        a->p = args[0];
-        a->dst = args[g->nodes[n].n_in];
-    }
-    return DASS_OK;
+    order_terms(g, n, args, impl->own);
+    return bind_stages(c, g, n, impl, args, sizeof(dass_k_gsum_term));
 }
 
 /* ---- wsum_bwd: d_y, p, acc_dp, (x, mean, rstd, gamma, beta) per term -> d_p, (coef, d_gamma, d_beta) per term -- */
