@@ -98,6 +98,38 @@ dass_val case_ints(case_graph *cg, const char *name, int32_t n, int32_t below)
     return add_input(cg, name, DASS_I32, CASE_I32, DASS_LAYOUT_FLAT, 1, &n, FILL_BELOW, below);
 }
 
+static bool csr_has(uint64_t hash, int32_t permille, int32_t row, int32_t col)
+{
+    if (permille == 0 || permille == 1000 || row % 7 == 5)
+        return permille != 0;
+    if (row % 7 == 3)
+        return false;
+    dass_rng r = dass_rng_make(hash, DASS_RNG_TEST, (uint32_t)row, (uint32_t)col);
+    return dass_rng_below(&r, 1000) < (uint32_t)permille;
+}
+
+dass_csr case_csr(case_graph *cg, const char *name, int32_t rows, int32_t cols, int32_t permille)
+{
+    char text[3][32];
+    dass_csr s = {0};
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t c = 0; c < cols; c++)
+            s.nnz += csr_has((uint64_t)rows, permille, r, c);
+    const int32_t n = s.nnz > 0 ? (int32_t)s.nnz : 1;
+    const int32_t n_starts = rows + 1;
+    snprintf(text[0], sizeof(text[0]), "%s.values", name);
+    snprintf(text[1], sizeof(text[1]), "%s.columns", name);
+    snprintf(text[2], sizeof(text[2]), "%s.starts", name);
+    s.values = case_vector(cg, text[0], n, FILL_UNIFORM);
+    s.columns = add_input(cg, text[1], DASS_I32, CASE_I32, DASS_LAYOUT_FLAT, 1, &n, FILL_COLUMNS, cols);
+    s.starts = add_input(cg, text[2], DASS_I32, CASE_I32, DASS_LAYOUT_FLAT, 1, &n_starts, FILL_STARTS, cols);
+    for (uint32_t i = cg->n_in - 2; i < cg->n_in && s.starts != 0; i++) {
+        cg->in[i].rows = rows;
+        cg->in[i].permille = permille;
+    }
+    return s;
+}
+
 dass_val case_bits(case_graph *cg, const char *name, int32_t n)
 {
     return add_input(cg, name, DASS_BITS, CASE_BITS, DASS_LAYOUT_FLAT, 1, &n, FILL_BELOW, 2);
@@ -166,9 +198,9 @@ void case_name(const test_case *t, char *buf, size_t n_buf)
 
 const test_case *cases_all(size_t *n)
 {
-    static test_case all[768];
+    static test_case all[1024];
     static size_t count;
-    const case_family *const lists[] = {cases_plain, cases_fused, cases_state};
+    const case_family *const lists[] = {cases_plain, cases_fused, cases_state, cases_sparse};
     const size_t n_lists = count == 0 ? sizeof(lists) / sizeof(*lists) : 0; /* made once */
     for (size_t i = 0; i < n_lists; i++) {
         for (const case_family *f = lists[i]; f->op != DASS_OP_NONE; f++)
@@ -302,6 +334,9 @@ static double draw(dass_rng *r, const case_tensor *t, int64_t i)
         return nearbyint(4 * u) / 4;
     case FILL_BELOW:
         return (double)dass_rng_below(r, (uint32_t)t->below);
+    case FILL_STARTS:
+    case FILL_COLUMNS:
+        break; /* fill_csr */
     }
     return 0;
 }
@@ -319,8 +354,30 @@ static void fill_real(const case_tensor *t, double *x)
     }
 }
 
+static void fill_csr(const case_tensor *t, int32_t *to)
+{
+    int32_t n = 0;
+    for (int32_t r = 0; r < t->rows; r++) {
+        if (t->fill == FILL_STARTS)
+            to[r] = n;
+        for (int32_t c = 0; c < t->below; c++) {
+            if (!csr_has((uint64_t)t->rows, t->permille, r, c))
+                continue;
+            if (t->fill == FILL_COLUMNS)
+                to[n] = c;
+            n++;
+        }
+    }
+    if (t->fill == FILL_STARTS)
+        to[t->rows] = n;
+}
+
 static void fill_integers(const case_tensor *t, void *base)
 {
+    if (t->fill == FILL_STARTS || t->fill == FILL_COLUMNS) {
+        fill_csr(t, (int32_t *)base + t->offset);
+        return;
+    }
     dass_rng r = dass_rng_make(1, DASS_RNG_TEST, dass_name_hash(t->name), (uint32_t)t->count);
     for (int64_t i = 0; i < t->count; i++) {
         const uint32_t v = dass_rng_below(&r, (uint32_t)t->below);

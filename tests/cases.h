@@ -36,7 +36,9 @@ typedef enum case_fill {
     FILL_APART,    /* [-1, 1], farther than 0.1 from 0 */
     FILL_DISTINCT, /* a permutation of equally spaced values in [-1, 1] */
     FILL_COARSE,   /* multiples of 1/4 in [-1, 1]: ties and zeros */
-    FILL_BELOW     /* integers in [0, below) */
+    FILL_BELOW,    /* integers in [0, below) */
+    FILL_STARTS,   /* of a case_csr: row starts, columns */
+    FILL_COLUMNS
 } case_fill;
 
 typedef struct case_tensor {
@@ -46,7 +48,8 @@ typedef struct case_tensor {
     dass_buf buf;
     int64_t offset, count;
     case_fill fill;
-    int32_t below;
+    int32_t below; /* FILL_BELOW; FILL_STARTS and FILL_COLUMNS: columns of the matrix */
+    int32_t rows, permille;
 } case_tensor;
 
 #define CASE_MAX_TENSORS 192
@@ -91,6 +94,7 @@ typedef struct case_family {
 extern const case_family cases_plain[]; /* cases_list.c */
 extern const case_family cases_fused[]; /* cases_fused.c */
 extern const case_family cases_state[]; /* cases_state.c */
+extern const case_family cases_sparse[]; /* cases_sparse.c */
 
 /* All cases. */
 const test_case *cases_all(size_t *n);
@@ -107,6 +111,9 @@ dass_val case_matrix(case_graph *cg, const char *name, int32_t rows, int32_t col
 dass_val case_state(case_graph *cg, const char *name, int32_t n, case_fill fill);
 dass_val case_bytes(case_graph *cg, const char *name, int32_t n, int32_t c, int32_t h, int32_t w, int32_t below);
 dass_val case_ints(case_graph *cg, const char *name, int32_t n, int32_t below);
+/* A sparse matrix: row r has no entry where r % 7 = 3, all where r % 7 = 5, else about permille of 1000; permille 0
+ * and 1000: none and all in every row. */
+dass_csr case_csr(case_graph *cg, const char *name, int32_t rows, int32_t cols, int32_t permille);
 dass_val case_bits(case_graph *cg, const char *name, int32_t n);
 dass_val case_step(case_graph *cg);
 /* "stem<i>", valid until the next call; inputs keep a copy of their names. */

@@ -68,7 +68,7 @@ typedef struct dass_conv_attr { /* conv and its gradients; dwpw: kh, kw, stride,
     int32_t stride, pad, dil; /* the same in both axes; output size floor((H + 2 pad - dil (k-1) - 1) / stride) + 1 */
     int32_t groups;
     int32_t relu; /* dwpw only: 1 = relu on load, after the input's batch norm if it has one */
-    int32_t pad_;
+    int32_t act;  /* conv of inference graphs only: dass_act applied to the result; it has no gradient */
     double eps; /* dwpw only: of its output's batch-norm statistics */
 } dass_conv_attr;
 typedef struct dass_pool_attr {
@@ -103,6 +103,17 @@ typedef struct dass_scalar_attr {
     int64_t n;    /* drop_path: the key's bits */
 } dass_scalar_attr;
 
+typedef struct dass_sparse_attr { /* spconv */
+    int64_t nnz;
+    int32_t act;     /* dass_act applied last */
+    int32_t library; /* 1: by the library that backend->library names; the result is the same */
+} dass_sparse_attr;
+typedef struct dass_irblock_attr {
+    int64_t nnz_expand, nnz_project;
+    int32_t stride; /* of the depthwise convolution: 1 or 2 */
+    int32_t act;    /* dass_act after the expansion and after the depthwise convolution */
+} dass_irblock_attr;
+
 typedef union dass_attr { /* zero-filled before use, so that equal attributes are equal bytes */
     dass_conv_attr conv;
     dass_pool_attr pool;
@@ -111,6 +122,8 @@ typedef union dass_attr { /* zero-filled before use, so that equal attributes ar
     dass_mask_attr mask;
     dass_augment_attr augment;
     dass_scalar_attr scalar;
+    dass_sparse_attr sparse;
+    dass_irblock_attr irblock;
     int32_t act; /* relu, relu_bwd */
     uint64_t raw[6];
 } dass_attr;
@@ -222,8 +235,8 @@ dass_val dass_augment(dass_graph *g, dass_val images, dass_val samples, dass_val
  * bit for bit. Linear: its gradient is the same op on d_y. Node inputs: x, samples, step. */
 dass_val dass_drop_path(dass_graph *g, dass_val x, dass_val samples, dass_val step, uint64_t key);
 
-/* Convolution, NHWC by OIHW. x (N,IC,H,W), w (OC,IC/groups,KH,KW), bias (OC) or 0 -> (N,OC,OH,OW). A linear layer is
- * a 1x1 convolution on (N,C,1,1). */
+/* Convolution, NHWC by OIHW. x (N,IC,H,W), w (OC,IC/groups,KH,KW), bias (OC) or 0 -> (N,OC,OH,OW), then a.act. A linear
+ * layer is a 1x1 convolution on (N,C,1,1). */
 dass_val dass_conv(dass_graph *g, dass_val x, dass_val w, dass_val bias, dass_conv_attr a);
 
 /* Batch statistics per channel: mean (C), rstd (C) = 1/sqrt(var + eps), var biased (over M). */
@@ -287,6 +300,36 @@ typedef struct dass_dwpw_in {
     dass_val x, mean, rstd, gamma, beta, w_dw, w_pw;
 } dass_dwpw_in;
 dass_val dass_dwpw(dass_graph *g, dass_dwpw_in in, dass_conv_attr a, dass_val *mean, dass_val *rstd);
+
+/* ---- sparse forward ops: inference only, no gradient ------------------------------------------------------------- */
+
+/* A sparse matrix of (rows, columns) by rows: entry e of row r, starts[r] <= e < starts[r + 1], has columns[e] and
+ * values[e]; the columns of a row ascend; starts[rows] = nnz. values real, columns and starts i32, all FLAT, of
+ * max(nnz, 1), max(nnz, 1) and rows + 1 elements. Rows without entries, full rows and nnz = 0 are legal. The contents
+ * are the caller's to keep right, kernels trust them, and where the entries stand may not change between runs. */
+typedef struct dass_csr {
+    dass_val values, columns, starts;
+    int64_t nnz;
+} dass_csr;
+
+/* Sparse pointwise convolution: y = act(S x + bias + residual) in every pixel. x (N,IC,H,W), s (OC, IC), bias (OC) or
+ * 0, residual (N,OC,H,W) or 0 -> (N,OC,H,W). Node inputs: x, values, columns, starts, bias, residual. */
+dass_val dass_spconv(dass_graph *g, dass_val x, dass_csr s, dass_val bias, dass_val residual, dass_act act,
+                     bool library);
+
+/* Inverted residual block (Sandler et al. 2018) with sparse pointwise convolutions, in evaluation:
+ *     e = act(E x + b_e);  d = act(depthwise 3x3, pad 1, of e with w_dw, + b_dw);  y = P d + b_p + residual
+ * x (N,IC,H,W), expand E (K, IC), w_dw (K,1,3,3), project P (OC, K), biases (K), (K), (OC) or 0; residual of y's shape
+ * or 0 -> (N,OC,OH,OW). The padding is of e: outside of the image e is 0, not act(b_e).
+ * Node inputs (12): x, E values, columns, starts, b_e, w_dw, b_dw, P values, columns, starts, b_p, residual. */
+typedef struct dass_irblock_in {
+    dass_val x;
+    dass_csr expand;
+    dass_val b_expand, w_dw, b_dw;
+    dass_csr project;
+    dass_val b_project, residual;
+} dass_irblock_in;
+dass_val dass_irblock(dass_graph *g, const dass_irblock_in *in, int32_t stride, dass_act act);
 
 /* ---- backward ops: emitted by dass_graph_grad, public so that tests can build them ----------------------------- */
 

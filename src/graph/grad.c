@@ -156,6 +156,12 @@ static void conv_rule(sweep *s, const node_view *v)
     const dass_val dy = take(s, v->out[0]);
     const dass_val x = v->in[0];
     const dass_val w = v->in[1];
+    if (v->r.attr.conv.act != DASS_ACT_NONE) {
+        dass__graph_fail(g, DASS_UNSUPPORTED,
+                         "gradient: conv %s applies its activation itself, which only inference graphs do; use a relu",
+                         dass__show(g, v->out[0]));
+        return;
+    }
     if (s->need[w])
         push_plain(s, w, dass_conv_bwd_weights(g, x, dy, v->r.attr.conv));
     if (v->in[2] && s->need[v->in[2]])

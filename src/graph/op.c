@@ -71,6 +71,11 @@ static int64_t node_macs(const dass_graph *g, dass_node n)
         return conv_macs(&v[out[0]], &v[in[1]]);
     case DASS_OP_DWPW:
         return conv_macs(&v[in[5]], &v[out[0]]) + conv_macs(&v[in[6]], &v[out[0]]);
+    case DASS_OP_SPCONV:
+        return g->nodes[n].attr.sparse.nnz * out_pixels(&v[out[0]]);
+    case DASS_OP_IRBLOCK:
+        return g->nodes[n].attr.irblock.nnz_expand * out_pixels(&v[in[0]]) +
+               (9 * (int64_t)v[in[5]].dim[0] + g->nodes[n].attr.irblock.nnz_project) * out_pixels(&v[out[0]]);
     case DASS_OP_DWPW_BWD: {
         const int64_t once = conv_macs(&v[in[5]], &v[in[8]]) + conv_macs(&v[in[6]], &v[in[8]]);
         return (out[0] ? once : 0) + (out[4] || out[5] ? once : 0);
@@ -164,6 +169,11 @@ const char *dass__show(const dass_graph *g, dass_val v)
     return buf;
 }
 
+static const char *act_text(int32_t act)
+{
+    return act == DASS_ACT_RELU ? " ->relu" : act == DASS_ACT_RELU6 ? " ->relu6" : "";
+}
+
 static int print_attr(const dass_node_rec *r, char *buf, size_t n)
 {
     switch ((int)r->op) {
@@ -172,8 +182,16 @@ static int print_attr(const dass_node_rec *r, char *buf, size_t n)
     case DASS_OP_CONV_BWD_WEIGHTS:
     case DASS_OP_DWPW:
     case DASS_OP_DWPW_BWD:
-        return snprintf(buf, n, " %dx%d s%d p%d d%d g%d%s", r->attr.conv.kh, r->attr.conv.kw, r->attr.conv.stride,
-                        r->attr.conv.pad, r->attr.conv.dil, r->attr.conv.groups, r->attr.conv.relu ? " relu" : "");
+        return snprintf(buf, n, " %dx%d s%d p%d d%d g%d%s%s", r->attr.conv.kh, r->attr.conv.kw, r->attr.conv.stride,
+                        r->attr.conv.pad, r->attr.conv.dil, r->attr.conv.groups, r->attr.conv.relu ? " relu" : "",
+                        act_text(r->attr.conv.act));
+    case DASS_OP_SPCONV:
+        return snprintf(buf, n, " %lld entries%s%s", (long long)r->attr.sparse.nnz, act_text(r->attr.sparse.act),
+                        r->attr.sparse.library ? " library" : "");
+    case DASS_OP_IRBLOCK:
+        return snprintf(buf, n, " s%d %lld and %lld entries%s", r->attr.irblock.stride,
+                        (long long)r->attr.irblock.nnz_expand, (long long)r->attr.irblock.nnz_project,
+                        act_text(r->attr.irblock.act));
     case DASS_OP_MAX_POOL:
     case DASS_OP_AVG_POOL:
     case DASS_OP_MAX_POOL_BWD:

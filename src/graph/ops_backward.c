@@ -30,7 +30,7 @@ static dass_conv_attr plain_conv(dass_conv_attr a)
 {
     a.relu = 0;
     a.eps = 0;
-    a.pad_ = 0;
+    a.act = DASS_ACT_NONE;
     return a;
 }
 

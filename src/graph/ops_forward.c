@@ -174,6 +174,9 @@ dass_val dass_conv(dass_graph *g, dass_val x, dass_val w, dass_val bias, dass_co
     if (oh < 1 || ow < 1)
         return dass__graph_fail(g, DASS_ARG, "conv: kernel %dx%d dilation %d is larger than padded x %s", a.kh, a.kw,
                                 a.dil, dass__show(g, x));
+    if (a.act != DASS_ACT_NONE && a.act != DASS_ACT_RELU && a.act != DASS_ACT_RELU6)
+        return dass__graph_fail(g, DASS_ARG, "conv: activation %d of x %s is none of dass_act", a.act,
+                                dass__show(g, x));
     a.relu = 0;
     a.eps = 0;
     const dass_attr attr = {.conv = a};
@@ -422,6 +425,7 @@ dass_val dass_dwpw(dass_graph *g, dass_dwpw_in in, dass_conv_attr a, dass_val *m
         return dass__graph_fail(g, DASS_ARG, "dwpw: kernel %dx%d dilation %d is larger than padded x %s", a.kh, a.kw,
                                 a.dil, dass__show(g, in.x));
     a.groups = x->dim[1];
+    a.act = DASS_ACT_NONE;
     const dass_attr attr = {.conv = a};
     const dass_val args[] = {in.x, in.mean, in.rstd, in.gamma, in.beta, in.w_dw, in.w_pw};
     const dass__shape s[] = {dass__shape_nhwc(g, x->dim[0], pw->dim[0], oh, ow), dass__shape_flat(g, pw->dim[0]),

@@ -160,8 +160,9 @@ static const struct table {
     const dass__row *rows;
     bool vector; /* built per instruction set: the kernel's name says which one runs */
 } tables[] = {
-    {dass__rows_dwpw, true}, {dass__rows_depthwise, true}, {dass__rows_norm, true},    {dass__rows_sum, true},
-    {dass__rows_pool, true}, {dass__rows_flat, true},      {dass__rows_onednn, false}, {dass__rows_ref, false},
+    {dass__rows_dwpw, true},   {dass__rows_depthwise, true}, {dass__rows_norm, true},
+    {dass__rows_sum, true},    {dass__rows_pool, true},      {dass__rows_flat, true},
+    {dass__rows_sparse, true}, {dass__rows_onednn, false},   {dass__rows_ref, false},
 };
 
 static const dass__row *find_row(const dass_host *h, const dass_graph *g, dass_node n, bool *vector)
@@ -226,7 +227,7 @@ static void host_drop(dass_backend *be, dass_kernel *k)
 static bool host_can(dass_backend *be, dass_op op)
 {
     (void)be;
-    return op == DASS_OP_DWPW || op == DASS_OP_WSUM;
+    return op == DASS_OP_DWPW || op == DASS_OP_WSUM || op == DASS_OP_SPCONV;
 }
 
 const dass_backend_ops dass_backend_host = {

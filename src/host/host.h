@@ -70,6 +70,7 @@ extern const dass__row dass__rows_norm[];      /* host_norm.c: batch norm, chann
 extern const dass__row dass__rows_sum[];       /* host_sum.c: wsum, wsum_bwd, gsum */
 extern const dass__row dass__rows_pool[];      /* host_pool.c: pools, relu, concat, slice, augment, drop-path, ... */
 extern const dass__row dass__rows_flat[];      /* host_flat.c: masks, optimisers, ema, norm2, fill, copy */
+extern const dass__row dass__rows_sparse[];    /* host_sparse.c: spconv */
 extern const dass__row dass__rows_onednn[];    /* host_onednn.c; an empty table in builds without oneDNN */
 extern const dass__row dass__rows_ref[];       /* host_ref.c in f32: every op */
 extern const dass__row dass__rows_ref64[];     /* the same file in f64 */

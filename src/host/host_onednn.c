@@ -370,6 +370,22 @@ static dass_status conv_run(dass_backend *be, void *impl)
     return DASS_OK;
 }
 
+/* What the convolution alone has beside its scratchpad: the activation, applied before its result is stored. */
+static dass_status add_activation(dnnl_primitive_attr_t attr, int32_t act)
+{
+    dnnl_post_ops_t after = NULL;
+    dass_status st = DASS_OK;
+    if (act == DASS_ACT_NONE)
+        return DASS_OK;
+    const dnnl_alg_kind_t alg = act == DASS_ACT_RELU6 ? dnnl_eltwise_clip : dnnl_eltwise_relu;
+    DNNL_TRY(dnnl_post_ops_create(&after));
+    DNNL_TRY_TO(dnnl_post_ops_append_eltwise(after, 1.0f, alg, 0.0f, act == DASS_ACT_RELU6 ? 6.0f : 0.0f), st, done);
+    DNNL_TRY_TO(dnnl_primitive_attr_set_post_ops(attr, after), st, done);
+done:
+    (void)dnnl_post_ops_destroy(after);
+    return st;
+}
+
 static dass_status conv_prepare(dass_host *h, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const onednn *const o = h->onednn;
@@ -382,14 +398,16 @@ static dass_status conv_prepare(dass_host *h, dass_arena *mem, const dass_graph 
     k->run = conv_run;
     set_threads(h);
     const conv_shape s = shape_of(g, n);
-    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_attr_t attr = NULL, conv_attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dass_status st = DASS_OK;
     const char *text = NULL;
     DNNL_TRY_TO(dnnl_primitive_attr_create(&attr), st, done);
     DNNL_TRY_TO(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user), st, done);
+    DNNL_TRY_TO(dnnl_primitive_attr_clone(&conv_attr, attr), st, done);
+    DASS_TRY_TO(add_activation(conv_attr, s.a.act), st, done);
     DASS_TRY_TO(describe(&s, c), st, done);
-    DASS_TRY_TO(choose(o, &s, c, attr, &pd), st, done);
+    DASS_TRY_TO(choose(o, &s, c, conv_attr, &pd), st, done);
     DASS_TRY_TO(build(o, &s, c, pd, attr, k), st, done);
     DNNL_TRY_TO(dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &text), st, done);
     k->name = dass_arena_printf(mem, "onednn:%s%s", text, c->t[X].own != NULL || c->t[Y].own != NULL ? ":blocked" : "");
@@ -400,6 +418,8 @@ done:
         (void)dnnl_primitive_desc_destroy(pd);
     if (attr != NULL)
         (void)dnnl_primitive_attr_destroy(attr);
+    if (conv_attr != NULL)
+        (void)dnnl_primitive_attr_destroy(conv_attr);
     if (st != DASS_OK)
         conv_drop(h, k);
     return st;

@@ -140,6 +140,7 @@ static bool bit_at(const uint64_t *bits, int64_t i)
 #include "host_ref_dwpw.h"
 #include "host_ref_norm.h"
 #include "host_ref_pool.h"
+#include "host_ref_sparse.h"
 #include "host_ref_sum.h"
 #include "host_ref_state.h"
 
@@ -182,6 +183,8 @@ static size_t ws_none(const dass_graph *g, dass_node n)
     R(XENT, xent, ws_none)                         \
     R(DROP_PATH, drop_path, ws_none)               \
     R(DWPW, dwpw, ws_dwpw)                         \
+    R(SPCONV, spconv, ws_none)                     \
+    R(IRBLOCK, irblock, ws_irblock)                \
     R(CONV_BWD_DATA, conv_bwd_data, ws_none)       \
     R(CONV_BWD_WEIGHTS, conv_bwd_weights, ws_none) \
     R(CHANNEL_SUM, channel_sum, ws_none)           \

@@ -11,7 +11,7 @@ static int64_t tap(dass_conv_attr a, int64_t o, int64_t r)
 }
 
 /* y(n,oc,oh,ow) = bias(oc) + sum over ic, r, s of w(oc,ic,r,s) x(n, group ic, h, w)
- * in: x, w, bias or 0    out: y */
+ * then act. in: x, w, bias or 0    out: y */
 static dass_status run_conv(dass_backend *be, void *impl)
 {
     (void)be;
@@ -40,7 +40,7 @@ static dass_status run_conv(dass_backend *be, void *impl)
                                 sum += ld(w, ((oc * icg + ic) * a.kh + r) * a.kw + s) *
                                        ld(x, at(dx, n, h, wd, oc / ocg * icg + ic));
                             }
-                    st(y, at(dy, n, oh, ow, oc), sum);
+                    st(y, at(dy, n, oh, ow, oc), activate(sum, a.act));
                 }
     return DASS_OK;
 }

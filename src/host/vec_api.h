@@ -9,13 +9,15 @@
 #include "vec_sum.h"
 #include "vec_pool.h"
 #include "vec_flat.h"
+#include "vec_sparse.h"
 
-#define DASS__VEC_FUNCTIONS(X)    \
-    DASS__VEC_DWPW(X)             \
-    DASS__VEC_DEPTHWISE(X)        \
-    DASS__VEC_NORM(X)             \
-    DASS__VEC_SUM(X)              \
-    DASS__VEC_POOL(X)             \
-    DASS__VEC_FLAT(X)
+#define DASS__VEC_FUNCTIONS(X) \
+    DASS__VEC_DWPW(X)          \
+    DASS__VEC_DEPTHWISE(X)     \
+    DASS__VEC_NORM(X)          \
+    DASS__VEC_SUM(X)           \
+    DASS__VEC_POOL(X)          \
+    DASS__VEC_FLAT(X)          \
+    DASS__VEC_SPARSE(X)
 
 #endif
