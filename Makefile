@@ -177,7 +177,7 @@ endif
 endif
 cuda_inc  := $(CUDA_INC:%=-isystem %)
 cuda_path := $(foreach d,$(CUDA_LIB),-L$(d) -Wl,-rpath,$(d))
-cuda_libs := $(cuda_path) -lcudart -lcudnn -lcublasLt
+cuda_libs := $(cuda_path) -lcudart -lcudnn -lcublasLt -lcusparse
 fake_libs := $(cuda_path) -lcudnn -Wl,-rpath,'$$ORIGIN/nodevice' \
              -L$(B)/tests/nodevice -Wl,--no-as-needed -l:libcuda.so.1 -Wl,--as-needed
 

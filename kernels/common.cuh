@@ -18,23 +18,26 @@ template <class A, int N> struct k_pack {
     A item[N];
 };
 
-/* The body of a launcher: kernel<V, pack> for one item or for DASS_K_ITEMS at a time. */
-#define K_LAUNCH_PACKS(A, kernel, V, block, items, n, g, stream)                                             \
-    do {                                                                                                     \
-        const A *const from_ = static_cast<const A *>(items);                                                \
-        if ((n) == 1) {                                                                                      \
-            k_pack<A, 1> one_;                                                                               \
-            one_.item[0] = from_[0];                                                                         \
-            K_LAUNCH((kernel<V, k_pack<A, 1>>), dim3((g).x, (g).y, 1), block, stream, one_);                 \
-        }                                                                                                    \
-        for (uint32_t at_ = 0; (n) > 1 && at_ < (n); at_ += DASS_K_ITEMS) {                                  \
-            k_pack<A, DASS_K_ITEMS> many_;                                                                   \
-            const uint32_t here_ = (n)-at_ < DASS_K_ITEMS ? (n)-at_ : DASS_K_ITEMS;                          \
-            for (uint32_t i_ = 0; i_ < DASS_K_ITEMS; i_++)                                                   \
-                many_.item[i_] = from_[at_ + (i_ < here_ ? i_ : 0)];                                         \
-            K_LAUNCH((kernel<V, k_pack<A, DASS_K_ITEMS>>), dim3((g).x, (g).y, here_), block, stream, many_); \
-        }                                                                                                    \
+/* The body of a launcher: kernel<V, pack> for one item or for DASS_K_ITEMS at a time, with `shared` bytes of K_DYNAMIC
+ * memory for each block. */
+#define K_LAUNCH_PACKS_SHARED(A, kernel, V, block, shared, items, n, g, stream)                                      \
+    do {                                                                                                             \
+        const A *const from_ = static_cast<const A *>(items);                                                        \
+        if ((n) == 1) {                                                                                              \
+            k_pack<A, 1> one_;                                                                                       \
+            one_.item[0] = from_[0];                                                                                 \
+            K_LAUNCH((kernel<V, k_pack<A, 1>>), dim3((g).x, (g).y, 1), block, shared, stream, one_);                 \
+        }                                                                                                            \
+        for (uint32_t at_ = 0; (n) > 1 && at_ < (n); at_ += DASS_K_ITEMS) {                                          \
+            k_pack<A, DASS_K_ITEMS> many_;                                                                           \
+            const uint32_t here_ = (n)-at_ < DASS_K_ITEMS ? (n)-at_ : DASS_K_ITEMS;                                  \
+            for (uint32_t i_ = 0; i_ < DASS_K_ITEMS; i_++)                                                           \
+                many_.item[i_] = from_[at_ + (i_ < here_ ? i_ : 0)];                                                 \
+            K_LAUNCH((kernel<V, k_pack<A, DASS_K_ITEMS>>), dim3((g).x, (g).y, here_), block, shared, stream, many_); \
+        }                                                                                                            \
     } while (0)
+#define K_LAUNCH_PACKS(A, kernel, V, block, items, n, g, stream) \
+    K_LAUNCH_PACKS_SHARED(A, kernel, V, block, 0, items, n, g, stream)
 
 /* Every launcher enters its variants here when the library is loaded, each with a count of its launches. */
 struct k_entry {

@@ -58,6 +58,9 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_
 #pragma unroll
         for (int j = 0; j < R; j++) {
             const int32_t ow = at.ow0 + j * m.step;
+#pragma unroll
+            for (int v = 0; v < V; v++)
+                y[j][v] = k_activate(y[j][v], a.act);
             if (ow < m.ow)
                 k_store(a.y + ((size_t)at.row * (size_t)m.ow + (size_t)ow) * (size_t)m.c + c, y[j]);
         }
@@ -86,8 +89,9 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_forward_an
         if (at.ow0 >= m.ow)
             continue;
         const float *const x = a.x + (size_t)at.n * (size_t)m.h * (size_t)m.w * (size_t)m.c + c;
-        k_store(a.y + ((size_t)at.row * (size_t)m.ow + (size_t)at.ow0) * (size_t)m.c + c,
-                k_dw_output<1>(k_dw_plain{}, m, x, taps + tx, m.tx, at.oh, at.ow0, bias));
+        k_vec<1> y = k_dw_output<1>(k_dw_plain{}, m, x, taps + tx, m.tx, at.oh, at.ow0, bias);
+        y[0] = k_activate(y[0], a.act);
+        k_store(a.y + ((size_t)at.row * (size_t)m.ow + (size_t)at.ow0) * (size_t)m.c + c, y);
     }
 }
 

@@ -30,7 +30,7 @@ typedef struct dass_k_dw_map {
     uint32_t tx;        /* threads side by side, V channels each; blocks (..., ceil(c / (tx V))) */
 } dass_k_dw_map;
 
-/* y = bias + x * w; bias may be NULL. mirror: tap (r, s) uses w(KH-1-r, KW-1-s). Runs in x, channel groups in y.
+/* y = act(bias + x * w); bias may be NULL. mirror: tap (r, s) uses w(KH-1-r, KW-1-s). Runs in x, channel groups in y.
  * Bytes: 4 C (N H W + N OH OW); the taps' overlap comes out of the caches. */
 typedef struct dass_k_dw_forward {
     dass_k_head head;
@@ -38,7 +38,7 @@ typedef struct dass_k_dw_forward {
     const float *x, *w, *bias;
     float *y;
     int32_t mirror;
-    int32_t pad_;
+    int32_t act;
 } dass_k_dw_forward;
 DASS_K_API int dass_k_dw_forward_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 

@@ -17,7 +17,7 @@ DASS_K_API int dass_k_fill_words(void *dst, uint32_t word, size_t n, void *strea
     if (n == 0)
         return 0;
     const size_t blocks = (n + K_THREADS - 1) / K_THREADS;
-    K_LAUNCH(k_fill_words, dim3((unsigned)(blocks > 2048 ? 2048 : blocks)), dim3(K_THREADS), stream,
+    K_LAUNCH(k_fill_words, dim3((unsigned)(blocks > 2048 ? 2048 : blocks)), dim3(K_THREADS), 0, stream,
              static_cast<uint32_t *>(dst), word, n);
     return k_launched();
 }

@@ -2,8 +2,9 @@
  *
  * A kernel file uses the ordinary CUDA names (threadIdx, __syncthreads, __shfl_xor_sync, ...) and these macros:
  *
- *     K_LAUNCH(kernel, grid, block, stream, args...)   launch
+ *     K_LAUNCH(kernel, grid, block, shared, stream, args...)   launch, with `shared` bytes for K_DYNAMIC
  *     K_SHARED T name[n]                                shared memory of the block, not initialised
+ *     K_DYNAMIC(T, name)                                T *name: the shared memory that the launch gave, the same
  *     K_BOUNDS(threads, blocks)                         launch bounds
  *     K_PARAM                                           a parameter that stays where the launch put it
  *
@@ -20,8 +21,17 @@
 #ifdef __CUDACC__
 
 #include <cuda_runtime.h>
-#define K_LAUNCH(kernel, grid, block, stream, ...) kernel<<<(grid), (block), 0, (cudaStream_t)(stream)>>>(__VA_ARGS__)
+/* Above 48 KB a kernel must be told first that it may; a refusal is the launch's error. */
+#define K_LAUNCH(kernel, grid, block, shared, stream, ...)                                                  \
+    do {                                                                                                    \
+        if ((shared) > 49152)                                                                               \
+            (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(shared)); \
+        kernel<<<(grid), (block), (shared), (cudaStream_t)(stream)>>>(__VA_ARGS__);                         \
+    } while (0)
 #define K_SHARED __shared__
+#define K_DYNAMIC(T, name)                                     \
+    extern __shared__ __align__(16) unsigned char k_dynamic[]; \
+    T *const name = reinterpret_cast<T *>(k_dynamic)
 #define K_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define K_PARAM const __grid_constant__
 /* Errors of a launch: the configuration is wrong or the device is lost. Clears what is not sticky. */
@@ -77,6 +87,7 @@ struct block_state {
     dim3 thread, block, block_dim, grid_dim; /* of the running fiber */
     unsigned linear;                         /* its number in the block */
     unsigned n_threads;
+    void *shared;        /* of K_DYNAMIC */
     uint64_t slot[1024]; /* what the threads of a warp show each other */
 };
 /* Of the block that runs on this thread of the operating system. A bare pointer: an object with a constructor would be
@@ -87,7 +98,7 @@ enum wait_kind { wait_block = 1, wait_warp };
 void wait(wait_kind kind);
 /* Enqueue a run of every block of the grid on the stream. `name` is for messages. A launch that is not legal leaves its
  * CUDA error for last_launch(). */
-void launch(const char *name, dim3 grid, dim3 block, void *stream, std::function<void()> body);
+void launch(const char *name, dim3 grid, dim3 block, size_t shared, void *stream, std::function<void()> body);
 int last_launch(); /* 0 or the error of a launch since the last call; clears it */
 
 template <class T> T exchange(T v, unsigned lane)
@@ -111,8 +122,9 @@ template <class T> T exchange(T v, unsigned lane)
 #define blockIdx (simt::now->block)
 #define blockDim (simt::now->block_dim)
 #define gridDim (simt::now->grid_dim)
-#define K_LAUNCH(kernel, grid, block, stream, ...) \
-    simt::launch(#kernel, dim3(grid), dim3(block), (stream), [=] { kernel(__VA_ARGS__); })
+#define K_LAUNCH(kernel, grid, block, shared, stream, ...) \
+    simt::launch(#kernel, dim3(grid), dim3(block), (shared), (stream), [=] { kernel(__VA_ARGS__); })
+#define K_DYNAMIC(T, name) T *const name = static_cast<T *>(simt::now->shared)
 static inline int k_launched(void)
 {
     return simt::last_launch();

@@ -41,7 +41,8 @@ report=$(
               "ckpt train run train bench bench plot plot", t, " ")
         for (i = 1; i in t; i += 2) owner[t[i]] = t[i + 1]
         # header pattern -> pattern of the files that may include it
-        vendor["^(cuda|cudnn|cublas|cusparse|nvrtc|nvml)"] = "^(src/cuda/|kernels/|tests/(fakecuda|cudnn_plans)/)"
+        vendor["^(cuda|cudnn|cublas|nvrtc|nvml)"] = "^(src/cuda/|kernels/|tests/(fakecuda|cudnn_plans)/)"
+        vendor["^cusparse"]  = "^(src/cuda/cuda_sparse[.]c|tests/fakecuda/fake_cusparse[.]cc)$"
         vendor["^nccl"]      = "^src/cuda/cuda_nccl[.]c$"
         vendor["^(oneapi/)?dnnl"] = "^src/host/host_onednn[.]c$"
         vendor["^mpi[.]h$"]  = "^src/comm/comm_mpi[.]c$"

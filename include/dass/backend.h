@@ -64,6 +64,8 @@ typedef struct dass_backend_ops {
     void (*drop)(dass_backend *be, dass_kernel *k); /* library objects behind impl; the memory is the arena's */
     /* Asked by lowering passes: is this (fused) op worth making here? */
     bool (*can)(dass_backend *be, dass_op op);
+    /* Optional (NULL: none): the library that runs op here when a node's attribute asks for one; NULL: none does. */
+    const char *(*library)(dass_backend *be, dass_op op);
     /* Optional (NULL): one kernel that does what n bound kernels of one group do, in any order among them. It is as
      * good as the kernels it was made of: they stay bound and are dropped as before; it is never bound nor dropped. */
     dass_status (*merge)(dass_backend *be, dass_arena *mem, const dass_kernel *const *k, uint32_t n, dass_kernel *out);

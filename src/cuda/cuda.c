@@ -39,6 +39,7 @@ static void cuda_close(dass_backend *be)
         if (cudaStreamSynchronize(c->stream) != cudaSuccess)
             dass_log(DASS_LOG_WARN, "cuda: the device reports an error on closing");
         dass__blas_close(c);
+        dass__sparse_close(c);
         dass__cuda_conv_close(c);
         (void)cudaStreamDestroy(c->stream);
     }
@@ -76,6 +77,7 @@ static dass_status open_device(dass_cuda *c)
     struct cudaDeviceProp prop;
     CUDA_TRY(cudaGetDeviceProperties(&prop, c->ordinal));
     c->n_sm = prop.multiProcessorCount;
+    c->max_shared = (uint32_t)prop.sharedMemPerBlockOptin;
     (void)snprintf(c->device, sizeof c->device, "%.100s, sm_%d%d", prop.name, prop.major, prop.minor);
     cudaStream_t stream = NULL;
     CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -358,8 +360,9 @@ dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c,
 
 /* The ordered table of tables: the first row that fits a node runs it. cuDNN's rows take what convolutions are left. */
 static const dass__cuda_row *const tables[] = {
-    dass__cuda_rows_dwpw,  dass__cuda_rows_depthwise, dass__cuda_rows_norm, dass__cuda_rows_sum,  dass__cuda_rows_pool,
-    dass__cuda_rows_shape, dass__cuda_rows_loss,      dass__cuda_rows_flat, dass__cuda_rows_blas, dass__cuda_rows_conv,
+    dass__cuda_rows_dwpw,   dass__cuda_rows_depthwise, dass__cuda_rows_norm, dass__cuda_rows_sum,
+    dass__cuda_rows_pool,   dass__cuda_rows_shape,     dass__cuda_rows_loss, dass__cuda_rows_flat,
+    dass__cuda_rows_sparse, dass__cuda_rows_blas,      dass__cuda_rows_conv,
 };
 
 static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)
@@ -505,7 +508,13 @@ static const char *cuda_launch(const dass_kernel *k, uint32_t i)
 static bool cuda_can(dass_backend *be, dass_op op)
 {
     (void)be;
-    return op == DASS_OP_DWPW || op == DASS_OP_WSUM;
+    return op == DASS_OP_DWPW || op == DASS_OP_WSUM || op == DASS_OP_SPCONV || op == DASS_OP_IRBLOCK;
+}
+
+static const char *cuda_library(dass_backend *be, dass_op op)
+{
+    (void)be;
+    return op == DASS_OP_SPCONV ? "cuSPARSE" : NULL;
 }
 
 /* ---- capture ----------------------------------------------------------------------------------------------------- */
@@ -584,6 +593,7 @@ const dass_backend_ops dass_backend_cuda = {
     .bind = cuda_bind,
     .drop = cuda_drop,
     .can = cuda_can,
+    .library = cuda_library,
     .merge = cuda_merge,
     .launch = cuda_launch,
     .capture_begin = cuda_capture_begin,

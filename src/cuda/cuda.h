@@ -26,6 +26,7 @@ typedef struct dass_cuda {
     dass_precision precision;
     void *stream; /* cudaStream_t, non-blocking */
     int n_sm;
+    uint32_t max_shared; /* bytes of shared memory that a block can ask for */
     char device[128];
     uint32_t *counters; /* device: zeros between launches; see kernels/common.cuh */
     uint32_t *free_counters;
@@ -37,6 +38,7 @@ typedef struct dass_cuda {
     size_t staged;
     void *dnn;            /* cuda_conv.c, opened by the first node that wants it */
     void *blas;           /* cuda_blas.c's; NULL until its first node is prepared */
+    void *sparse;         /* cuda_sparse.c's, the same */
 } dass_cuda;
 
 /* One step of a prepared node. A launch has fn and args; a library call has call and object. */
@@ -76,6 +78,10 @@ typedef struct dass__cuda_row {
 /* Add a launch; *args is its zeroed argument struct of `bytes`, head filled from grid. */
 dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, const char *name, dass_k_grid grid,
                            uint32_t bytes, void **args);
+/* Add act in place on output 0 behind what was added so far, where a convolution's attribute asks for it
+ * (cuda_shape.c); bind it with the address of that output. Nothing for DASS_ACT_NONE. */
+dass_status dass__cuda_add_act(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
+void dass__cuda_bind_act(const dass_graph *g, dass_node n, const dass__cuda_impl *impl, void *y);
 /* Add a call of a library, the one whose name the row's begins with; or a copy, if `name` begins with "copy". */
 dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
                                 void *object);
@@ -158,6 +164,9 @@ dass_status dass__cuda_fail(int code, const char *call, const char *file, int li
 void dass__cuda_conv_close(dass_cuda *c);
 /* Give back cuBLASLt if it was opened; every node that used it was dropped. */
 void dass__blas_close(dass_cuda *c);
+/* The same of cuSPARSE, and its version: 12600 is 12.6.0. */
+void dass__sparse_close(dass_cuda *c);
+int dass__sparse_version(void);
 
 extern const dass_backend_ops dass_backend_cuda; /* cuda.c */
 
@@ -170,6 +179,7 @@ extern const dass__cuda_row dass__cuda_rows_pool[];      /* cuda_pool.c */
 extern const dass__cuda_row dass__cuda_rows_shape[];     /* cuda_shape.c: relu, concat, gather, augment, ... */
 extern const dass__cuda_row dass__cuda_rows_loss[];      /* cuda_loss.c: softmax, cross-entropy */
 extern const dass__cuda_row dass__cuda_rows_flat[];      /* cuda_flat.c: masks, optimisers, norm2, fill, copy */
+extern const dass__cuda_row dass__cuda_rows_sparse[];    /* cuda_sparse.c: sparse convolutions, cuSPARSE */
 extern const dass__cuda_row dass__cuda_rows_blas[];      /* cuda_blas.c: pointwise products by cuBLASLt */
 extern const dass__cuda_row dass__cuda_rows_conv[];      /* cuda_conv.c: cuDNN, what convolutions are left */
 

@@ -44,6 +44,7 @@ typedef struct recipe {
     uint64_t m, n, k;
     cublasOperation_t op_a, op_b;
     const dass_value *a, *b, *d, *bias;
+    bool relu; /* D = max(that, 0) */
     const char *name;
 } recipe;
 
@@ -117,11 +118,15 @@ static dass_status describe(const blas_options *opt, const recipe *r, product *p
     BLAS_TRY(cublasLtMatmulDescCreate(&p->desc, opt->compute, CUDA_R_32F));
     BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &r->op_a, sizeof r->op_a));
     BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &r->op_b, sizeof r->op_b));
+    if (r->bias != NULL || r->relu) {
+        const cublasLtEpilogue_t after = r->bias == NULL ? CUBLASLT_EPILOGUE_RELU
+                                         : r->relu       ? CUBLASLT_EPILOGUE_RELU_BIAS
+                                                         : CUBLASLT_EPILOGUE_BIAS;
+        BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &after, sizeof after));
+    }
     if (r->bias != NULL) {
-        const cublasLtEpilogue_t add = CUBLASLT_EPILOGUE_BIAS;
         /* The heuristic has no word for the alignment of a bias but its address: one as odd as the true one will be. */
         const void *const like = (const void *)(uintptr_t)alignment_of(r->bias);
-        BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &add, sizeof add));
         BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &like, sizeof like));
     }
     const uint64_t a_rows = r->op_a == CUBLAS_OP_N ? r->m : r->k;
@@ -241,19 +246,23 @@ static dass_status prepare_forward(dass_cuda *c, dass_arena *mem, const dass_gra
                       .b = x,
                       .d = y,
                       .bias = dass_node_in(g, n)[2] ? dass__cuda_in(g, n, 2) : NULL,
+                      .relu = g->nodes[n].attr.conv.act == DASS_ACT_RELU,
                       .name = "pointwise"};
-    return add_product(c, mem, &r, k);
+    DASS_TRY(add_product(c, mem, &r, k));
+    return r.relu ? DASS_OK : dass__cuda_add_act(c, mem, g, n, k);
 }
 
 static dass_status bind_forward(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl,
                                 void *const *args, void *ws)
 {
-    (void)c, (void)g, (void)n;
+    (void)c;
     product *p = impl->own;
     p->a = args[1];
     p->b = args[0];
     p->d = args[3];
     p->ws = ws;
+    if (g->nodes[n].attr.conv.act != DASS_ACT_RELU)
+        dass__cuda_bind_act(g, n, impl, args[3]);
     if (args[2] != NULL)
         BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &args[2], sizeof args[2]));
     return DASS_OK;

@@ -197,6 +197,8 @@ static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph 
         DASS_TRY(dass__cuda_add_call(k, "copy y", call_copy, &own->y_copy));
     if (d.kind == DASS__DNN_WEIGHTS)
         DASS_TRY(add_transpose(c, mem, k, own, &d, true));
+    if (d.kind == DASS__DNN_FORWARD)
+        DASS_TRY(dass__cuda_add_act(c, mem, g, n, k));
     return k->name != NULL ? DASS_OK : DASS_NOMEM;
 }
 
@@ -229,6 +231,7 @@ static dass_status bind_conv(dass_cuda *c, const dass_graph *g, dass_node n, das
     t->dst = p.kind == DASS__DNN_WEIGHTS ? args[p.w] : filter;
     switch (p.kind) {
     case DASS__DNN_FORWARD:
+        dass__cuda_bind_act(g, n, impl, args[p.y]);
         return dass__dnn_plan_bind(own->plan, x, filter, args[2], y, dnn_ws);
     case DASS__DNN_DATA:
         return dass__dnn_plan_bind(own->plan, y, filter, NULL, x, dnn_ws);

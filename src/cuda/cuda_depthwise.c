@@ -87,6 +87,7 @@ static dass_status add_forward(dass_cuda *c, dass_arena *mem, dass_kernel *k, co
     dass_k_dw_forward *a = p;
     a->m = m;
     a->mirror = mirror;
+    a->act = at->act; /* a gradient's is none */
     return DASS_OK;
 }
 

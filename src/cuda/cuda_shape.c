@@ -38,6 +38,32 @@ static dass_status prepare_relu(dass_cuda *c, dass_arena *mem, const dass_graph 
 
 DASS__BIND_X_Y(relu, dass_k_relu)
 
+dass_status dass__cuda_add_act(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+{
+    const int32_t act = g->nodes[n].attr.conv.act;
+    const dass_value *y = dass__cuda_out(g, n, 0);
+    const int64_t count = dass_value_count(y);
+    if (act == DASS_ACT_NONE)
+        return DASS_OK;
+    const uint32_t v = count % 4 == 0 && (y->buf == 0 || y->offset % 4 == 0) ? DASS_K_V4 : DASS_K_V1;
+    void *p = NULL;
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_relu_run, "activation",
+                            dass__cuda_flat_grid(c, (uint64_t)count / width_of(v), v), sizeof(dass_k_relu), &p));
+    dass_k_relu *a = p;
+    a->n = (size_t)count;
+    a->act = act;
+    return DASS_OK;
+}
+
+void dass__cuda_bind_act(const dass_graph *g, dass_node n, const dass__cuda_impl *impl, void *y)
+{
+    if (g->nodes[n].attr.conv.act == DASS_ACT_NONE)
+        return;
+    dass_k_relu *a = dass__cuda_args(impl, impl->n_stages - 1); /* it was added last */
+    a->x = y;
+    a->y = y;
+}
+
 static dass_status prepare_relu_bwd(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const int64_t count = dass_value_count(dass__cuda_in(g, n, 0));

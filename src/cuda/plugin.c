@@ -43,6 +43,9 @@ static void describe(char *text, size_t n_text)
     const size_t blas = cublasLtGetVersion(); /* 130100 is 13.1.0 */
     (void)snprintf(line, sizeof line, "cuBLASLt %zu.%zu.%zu", blas / 10000, blas / 100 % 100, blas % 100);
     add(text, n_text, line);
+    const int sparse = dass__sparse_version();
+    (void)snprintf(line, sizeof line, "cuSPARSE %d.%d.%d", sparse / 1000, sparse % 1000 / 100, sparse % 100);
+    add(text, n_text, line);
     if (cudaGetDeviceCount(&n) != cudaSuccess)
         (void)cudaGetLastError();
     for (int i = 0; i < n; i++) {

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define FAKE_SHARED_BYTES 57344 /* of a block, at most: little, so that tiles are cut */
+
 #ifdef __cplusplus
 #include <functional>
 /* Enqueue on a stream: it runs when somebody waits for the stream, or becomes part of the graph being captured. */

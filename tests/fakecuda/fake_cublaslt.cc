@@ -43,11 +43,19 @@ struct preference_state {
 struct problem {
     uint64_t m, n, k;
     int32_t op[2];
-    uint32_t bias;
+    uint32_t epilogue;
+    bool bias() const
+    {
+        return epilogue & CUBLASLT_EPILOGUE_BIAS;
+    }
+    bool relu() const
+    {
+        return epilogue & CUBLASLT_EPILOGUE_RELU;
+    }
 };
 struct algo_state { /* what lies in a cublasLtMatmulAlgo_t */
     uint64_t m, n, k, ws;
-    uint16_t op[2], align[4], bias, bias_align;
+    uint16_t op[2], align[4], epilogue, bias_align;
     uint32_t magic;
 };
 static_assert(sizeof(algo_state) <= sizeof(cublasLtMatmulAlgo_t), "an algorithm is 64 bytes");
@@ -123,7 +131,12 @@ bool problem_of(const void *handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLay
     const layout_state &ld = layout_of(d);
     const bool na = s.op[0] == CUBLAS_OP_N;
     const bool nb = s.op[1] == CUBLAS_OP_N;
-    *out = {ld.rows, ld.cols, na ? la.cols : la.rows, {s.op[0], s.op[1]}, s.epilogue == CUBLASLT_EPILOGUE_BIAS};
+    *out = {ld.rows, ld.cols, na ? la.cols : la.rows, {s.op[0], s.op[1]}, s.epilogue};
+    if (s.epilogue != CUBLASLT_EPILOGUE_DEFAULT && s.epilogue != CUBLASLT_EPILOGUE_BIAS &&
+        s.epilogue != CUBLASLT_EPILOGUE_RELU && s.epilogue != CUBLASLT_EPILOGUE_RELU_BIAS) {
+        fake_fault("cuBLASLt: the double does not know epilogue %u", s.epilogue);
+        return false;
+    }
     if ((na ? la.rows : la.cols) == out->m && (nb ? lb.cols : lb.rows) == out->n &&
         (nb ? lb.rows : lb.cols) == out->k && lc.rows == out->m && lc.cols == out->n)
         return true;
@@ -135,7 +148,7 @@ bool problem_of(const void *handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLay
 bool same(const algo_state &g, const problem &p)
 {
     return g.magic == magic && g.m == p.m && g.n == p.n && g.k == p.k && g.op[0] == p.op[0] && g.op[1] == p.op[1] &&
-           g.bias == p.bias;
+           g.epilogue == p.epilogue;
 }
 
 bool operand(const char *name, const void *p, uint64_t floats, uint32_t promised)
@@ -206,7 +219,8 @@ void multiply(const work &w)
                 s = (double)w.ws[i * w.p.n + j] + (double)w.ws[(w.p.m + i) * w.p.n + j];
             else
                 s = sum_of(w, i, j, 0, w.p.k);
-            w.d[i + j * (uint64_t)w.ldd] = (float)(s + (w.bias != nullptr ? (double)w.bias[i] : 0.0));
+            s += w.bias != nullptr ? (double)w.bias[i] : 0.0;
+            w.d[i + j * (uint64_t)w.ldd] = (float)(w.p.relu() && s < 0.0 ? 0.0 : s);
         }
 }
 } // namespace
@@ -351,7 +365,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         g.op[i] = (uint16_t)p.op[i];
     for (int i = 0; i < 4; i++)
         g.align[i] = (uint16_t)want.align[i];
-    g.bias = (uint16_t)p.bias;
+    g.epilogue = (uint16_t)p.epilogue;
     g.bias_align = (uint16_t)alignment(s.bias);
     g.magic = magic;
     std::memset(out, 0, sizeof *out);
@@ -386,7 +400,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     const uint64_t n_b = layout_of(lb).floats();
     const uint64_t n_d = layout_of(ld).floats();
     if (!operand("A", a, n_a, g.align[0]) || !operand("B", b, n_b, g.align[1]) || !operand("D", d, n_d, g.align[3]) ||
-        (p.bias && !operand("the bias", s.bias, p.m, g.bias_align)))
+        (p.bias() && !operand("the bias", s.bias, p.m, g.bias_align)))
         return CUBLAS_STATUS_INVALID_VALUE;
     if (overlap(d, 4 * n_d, a, 4 * n_a) || overlap(d, 4 * n_d, b, 4 * n_b)) {
         fake_fault("cuBLASLt: D overlaps an operand");
@@ -404,7 +418,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     const work w = {p,
                     static_cast<const float *>(a),
                     static_cast<const float *>(b),
-                    p.bias ? static_cast<const float *>(s.bias) : nullptr,
+                    p.bias() ? static_cast<const float *>(s.bias) : nullptr,
                     static_cast<float *>(d),
                     static_cast<float *>(ws),
                     layout_of(la).ld,

@@ -205,6 +205,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int i)
     p->minor = 0;
     p->multiProcessorCount = 4; /* small, so that grids are cut and loops go round */
     p->totalGlobalMem = device_bytes();
+    p->sharedMemPerBlockOptin = FAKE_SHARED_BYTES;
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)

@@ -159,7 +159,7 @@ void wait(wait_kind kind)
     now->linear = linear;
 }
 
-static void run_grid(const char *name, dim3 grid, dim3 block, const std::function<void()> &body)
+static void run_grid(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
 {
     const unsigned n = block.x * block.y * block.z;
     const char *order = std::getenv("SIMT_ORDER");
@@ -178,11 +178,15 @@ static void run_grid(const char *name, dim3 grid, dim3 block, const std::functio
         now->n_threads = n;
         now->block =
             dim3((unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / ((size_t)grid.x * grid.y)));
+        /* of its own, so that the address sanitizer sees what is beyond; NaN, as little initialised as a device's */
+        std::vector<unsigned char> dynamic(shared, 0xff);
+        now->shared = dynamic.data();
         run_block(name, n, reverse);
+        now->shared = nullptr;
     }
 }
 
-void launch(const char *name, dim3 grid, dim3 block, void *stream, std::function<void()> body)
+void launch(const char *name, dim3 grid, dim3 block, size_t shared, void *stream, std::function<void()> body)
 {
     const size_t n = (size_t)block.x * block.y * block.z;
     if (n == 0 || n > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 2147483647u ||
@@ -192,7 +196,12 @@ void launch(const char *name, dim3 grid, dim3 block, void *stream, std::function
         launch_error = 9; /* cudaErrorInvalidConfiguration */
         return;
     }
-    fake_enqueue(stream, name, [=, body = std::move(body)] { run_grid(name, grid, block, body); });
+    if (shared > FAKE_SHARED_BYTES) {
+        std::fprintf(stderr, "simt: %s: %zu bytes of shared memory, %d are there\n", name, shared, FAKE_SHARED_BYTES);
+        launch_error = 1; /* cudaErrorInvalidValue */
+        return;
+    }
+    fake_enqueue(stream, name, [=, body = std::move(body)] { run_grid(name, grid, block, shared, body); });
 }
 
 int last_launch()
