@@ -49,6 +49,19 @@ typedef struct dass_net_extras {
 dass_status dass_net_build(dass_graph *g, dass_store *s, const dass_arch *arch, dass_weights weights, dass_norm norm,
                            dass_val x, const dass_net_extras *extras, dass_val *logits, dass_val *aux_logits);
 
+/* A discrete network alone as evaluation runs it: the graph from x, reals (N,C,H,W) in buffer IMAGES, to the logits
+ * with running statistics, not finished; and what its parameters hold, as doubles: data[b] of buffer b, NULL where none
+ * lies. What src/infer compiles. */
+typedef struct dass_net_eval {
+    dass_graph *g;
+    dass_val x, logits;
+    double *data[DASS_N_BUFS];
+} dass_net_eval;
+/* The store is committed with AF, STAT and the buffer of `weights`. Errors: DASS_ARG for a supernet. */
+dass_status dass_net_eval_make(dass_store *s, const dass_arch *arch, dass_weights weights, int32_t batch,
+                               dass_net_eval *out);
+void dass_net_eval_free(dass_net_eval *e); /* all-zero is fine */
+
 /* ---- the graphs of the phases (phase.c) ------------------------------------------------------------------------ */
 
 typedef enum dass_stage { DASS_STAGE_DENSE, DASS_STAGE_SCORE, DASS_STAGE_FINETUNE } dass_stage;

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define FAKE_SHARED_BYTES 57344 /* of a block, at most: little, so that tiles are cut */
+#define FAKE_SHARED_BYTES 101376 /* of a block, at most: what the smaller of the supported cards have */
 
 #ifdef __cplusplus
 #include <functional>
