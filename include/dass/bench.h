@@ -60,17 +60,41 @@ typedef struct dass_bench_step_options {
 /* The step of a supernet is alpha's then the weights', on one batch each. */
 dass_status dass_bench_step_run(const dass_config *c, const dass_bench_step_options *opt, dass_bench_step *out);
 
-/* Time from image bytes to class scores of the dense network, batch images at a time, each answer timed by itself.
- * Values of the weights are random: they change no dense time. */
+/* Ways to run a trained network (infer.h): dense products; sparse products by the device's library, by our kernels, by
+ * our kernels with whole inverted residual blocks in one. */
+typedef enum dass_execution {
+    DASS_EXECUTION_DENSE,
+    DASS_EXECUTION_LIBRARY,
+    DASS_EXECUTION_SPARSE,
+    DASS_EXECUTION_BLOCK,
+    DASS_N_EXECUTIONS
+} dass_execution;
+const char *dass_execution_name(dass_execution e); /* "dense" "library" "sparse" "block"; NULL past the end */
+
+typedef struct dass_bench_latency_options {
+    int32_t batch;
+    dass_execution execution[DASS_N_EXECUTIONS]; /* timed in turns */
+    uint32_t n;                                  /* of them */
+    /* Fill W, AF and STAT of the store, and with *masked set BITS. NULL: random weights, and, when an execution is not
+     * dense, pruned by magnitude to prune.density by prune.allocation. */
+    dass_status (*load)(void *ctx, dass_store *s, bool *masked);
+    void *ctx;
+} dass_bench_latency_options;
+
+/* Time from image bytes to class scores, batch images at a time, each answer timed by itself. */
 typedef struct dass_bench_latency {
+    dass_execution execution;
     int32_t batch;
     int n_warm, n_repeats;
-    double median_ms, p10_ms, p90_ms, p99_ms;
-    int64_t macs_per_image;
-    double gflops; /* two operations per multiply-accumulate, at the median */
+    double best_ms, median_ms, p10_ms, p90_ms, p99_ms;
+    int64_t macs_per_image;               /* computed: entries of sparse matrices only */
+    double gflops;                        /* two operations per multiply-accumulate, at the median */
+    uint32_t n_dense, n_sparse, n_blocks; /* convolutions; sparse products; blocks of three convolutions */
 } dass_bench_latency;
-/* arch: discrete or of the zoo. Errors: DASS_ARG for a supernet, DASS_NUMERIC, those of the backend. */
-dass_status dass_bench_latency_run(const dass_config *c, const dass_arch *arch, int32_t batch, dass_bench_latency *out);
+/* arch: discrete or of the zoo. out: opt->n of them. Errors: DASS_ARG for a supernet, DASS_NUMERIC, DASS_UNSUPPORTED
+ * for an execution that the device does not have, those of the device. */
+dass_status dass_bench_latency_run(const dass_config *c, const dass_arch *arch, const dass_bench_latency_options *opt,
+                                   dass_bench_latency *out);
 
 /* What the nodes of one training step of a stage must move at least: dass_node_cost over all its graphs, built without
  * fusion and with the fusion that `device` takes. Merging launches moves no other byte. */

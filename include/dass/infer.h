@@ -33,9 +33,10 @@ typedef struct dass_infer_options {
     const double *mean, *std; /* input is u8 images, of values in [0, 1] as dass_augment has them; NULL: reals */
     dass_exec_options exec;
 } dass_infer_options;
-/* On the processor our kernel and the dense product of oneDNN meet near a density of 0.25; on a device the single
- * precision product near 0.33 (both estimated from the peaks of the kernels, not measured here). */
-#define DASS_INFER_BELOW 0.25
+/* Where sparse products on a device should pay against dense ones in single precision: estimated from peaks at 0.33,
+ * not yet measured. On the processor they do not pay at 0.1 either: the channels-last kernel turns its tiles there and
+ * back, which takes most of its time. */
+#define DASS_INFER_BELOW 0.3
 
 typedef struct dass_infer dass_infer;
 /* Every buffer is allocated and written here. Errors: DASS_UNSUPPORTED when the device has no library or no kernel for

@@ -16,7 +16,8 @@ enum {
     DASS__OPT_GUARD = 1u << 4,
     DASS__OPT_STAGE = 1u << 5,
     DASS__OPT_RESTART = 1u << 6,
-    DASS__OPT_COVERAGE = 1u << 7
+    DASS__OPT_COVERAGE = 1u << 7,
+    DASS__OPT_EXECUTION = 1u << 8
 };
 
 struct dass__opts;
@@ -38,7 +39,7 @@ typedef struct dass__opts {
     const char *sets[DASS__MAX_WORDS]; /* --set and the options that stand for one, in order */
     dass_text set_text[DASS__MAX_WORDS];
     int n_sets;
-    const char *out_dir, *device, *stage;
+    const char *out_dir, *device, *stage, *execution;
     bool json, ops, guard, coverage, quiet, restart, help;
     char line[DASS__COMMAND_LINE]; /* the command as typed */
 } dass__opts;

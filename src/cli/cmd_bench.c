@@ -109,53 +109,150 @@ static dass_status print_json(const dass_bench_step *b)
 
 /* ---- latency --------------------------------------------------------------------------------------------------- */
 
-static dass_status print_latency(const dass__opts *o, const char *name, const dass_bench_latency *l)
+/* How many times dense takes as long. */
+static double times(double dense_ms, double ms)
 {
-    if (!o->json) {
-        (void)printf("%-24s %6d %10.3f %10.3f %10.3f %10.3f %10.1f %8.1f\n", name, l->batch, l->median_ms, l->p10_ms,
-                     l->p90_ms, l->p99_ms, (double)l->macs_per_image * 1e-6, l->gflops);
-        (void)fflush(stdout);
-        return DASS_OK;
+    return ms > 0.0 ? dense_ms / ms : 0.0;
+}
+
+/* A list of executions, dense first: what the others are compared with is timed in the same turns. */
+static dass_status parse_executions(const char *list, dass_bench_latency_options *opt)
+{
+    const char *names[DASS_N_EXECUTIONS];
+    for (int e = 0; e < DASS_N_EXECUTIONS; e++)
+        names[e] = dass_execution_name((dass_execution)e);
+    opt->execution[opt->n++] = DASS_EXECUTION_DENSE;
+    for (const char *p = list != NULL ? list : ""; *p != '\0'; p += strspn(p, ",")) {
+        char word[32];
+        const size_t n = strcspn(p, ",");
+        (void)snprintf(word, sizeof word, "%.*s", (int)n, p);
+        p += n;
+        int e = 0;
+        while (e < DASS_N_EXECUTIONS && strcmp(word, names[e]) != 0)
+            e++;
+        if (e == DASS_N_EXECUTIONS) {
+            const char *near = dass_nearest(word, names, DASS_N_EXECUTIONS);
+            return DASS_FAIL(DASS_ARG,
+                             "bench latency: no execution '%s'%s%s%s; there are: dense, library, sparse, block", word,
+                             near != NULL ? " (did you mean '" : "", near != NULL ? near : "",
+                             near != NULL ? "'?)" : "");
+        }
+        bool known = false;
+        for (uint32_t i = 0; i < opt->n; i++)
+            known = known || opt->execution[i] == (dass_execution)e;
+        if (!known)
+            opt->execution[opt->n++] = (dass_execution)e;
     }
+    return DASS_OK;
+}
+
+static void print_latency_text(const char *name, const dass_bench_latency *l, const dass_bench_latency *dense,
+                               bool several)
+{
+    (void)printf("%-24s ", name);
+    if (several)
+        (void)printf("%-8s ", dass_execution_name(l->execution));
+    (void)printf("%6d %10.3f %10.3f %10.3f %10.3f %10.1f %8.1f", l->batch, l->median_ms, l->p10_ms, l->p90_ms,
+                 l->p99_ms, (double)l->macs_per_image * 1e-6, l->gflops);
+    if (several)
+        (void)printf(" %8.2f %8.2f %6u %6u %6u", times(dense->best_ms, l->best_ms),
+                     times(dense->median_ms, l->median_ms), l->n_dense, l->n_sparse, l->n_blocks);
+    (void)printf("\n");
+    (void)fflush(stdout);
+}
+
+static dass_status print_latency_json(const char *name, const dass_bench_latency *l, const dass_bench_latency *dense,
+                                      bool several)
+{
     json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", name, "execution",
-                             "dense", "batch", l->batch, "warm_up", l->n_warm, "repeats", l->n_repeats, "median_ms",
-                             l->median_ms, "p10_ms", l->p10_ms, "p90_ms", l->p90_ms, "p99_ms", l->p99_ms, "macs",
-                             (json_int_t)l->macs_per_image, "gflops", l->gflops);
+                             dass_execution_name(l->execution), "batch", l->batch, "warm_up", l->n_warm, "repeats",
+                             l->n_repeats, "median_ms", l->median_ms, "p10_ms", l->p10_ms, "p90_ms", l->p90_ms,
+                             "p99_ms", l->p99_ms, "macs", (json_int_t)l->macs_per_image, "gflops", l->gflops);
+    if (root != NULL && several) {
+        (void)json_object_set_new(root, "best_ms", json_real(l->best_ms));
+        (void)json_object_set_new(root, "dense_over_best", json_real(times(dense->best_ms, l->best_ms)));
+        (void)json_object_set_new(root, "dense_over_median", json_real(times(dense->median_ms, l->median_ms)));
+        (void)json_object_set_new(root, "dense_convolutions", json_integer(l->n_dense));
+        (void)json_object_set_new(root, "sparse_products", json_integer(l->n_sparse));
+        (void)json_object_set_new(root, "blocks", json_integer(l->n_blocks));
+    }
     const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) != 0;
     json_decref(root);
     (void)printf("\n");
     return bad ? DASS_FAIL(DASS_IO, "bench: cannot write the JSON object to stdout") : DASS_OK;
 }
 
-static dass_status latency_of(dass__opts *o, const char *run, dass_config *c)
+static dass_status load_run(void *ctx, dass_store *s, bool *masked)
+{
+    const dass_params *p = ctx;
+    *masked = strcmp(p->info.state, "pruned") == 0;
+    DASS_TRY(dass_params_restore(p, s));
+    return *masked ? dass_params_restore_mask(p, s) : DASS_OK;
+}
+
+static dass_status time_network(const dass__opts *o, const char *name, const dass_config *c, const dass_arch *arch,
+                                const dass_bench_latency_options *opt)
+{
+    dass_bench_latency l[DASS_N_EXECUTIONS];
+    DASS_TRY(dass_bench_latency_run(c, arch, opt, l));
+    for (uint32_t i = 0; i < opt->n; i++) {
+        if (o->json)
+            DASS_TRY(print_latency_json(name, &l[i], &l[0], opt->n > 1));
+        else
+            print_latency_text(name, &l[i], &l[0], opt->n > 1);
+    }
+    return DASS_OK;
+}
+
+static dass_status latency_of_run(dass__opts *o, const char *run, dass_config *c, dass_bench_latency_options *opt)
+{
+    dass_params params;
+    dass_status st = DASS_OK;
+    DASS_TRY(dass__run_config(o, run, c));
+    DASS_TRY(dass_config_check(c));
+    DASS_TRY(dass_params_open(run, &params));
+    opt->batch = (int32_t)c->bench_batch;
+    opt->load = load_run;
+    opt->ctx = &params;
+    if (opt->n > 1 && strcmp(params.info.state, "pruned") != 0)
+        DASS_TRY_TO(DASS_FAIL(DASS_ARG,
+                              "bench latency: %s is %s, nothing in it is sparse; name a RUN of prune, or none and "
+                              "--net or --genotype for random weights",
+                              run, params.info.state),
+                    st, out);
+    DASS_TRY_TO(time_network(o, run, c, &params.info.arch, opt), st, out);
+out:
+    dass_params_close(&params);
+    return st;
+}
+
+/* Nothing is trained: weights are random. */
+static dass_status latency_of_net(dass__opts *o, dass_config *c, dass_bench_latency_options *opt)
 {
     dass_arch arch;
-    dass_bench_latency l;
-    if (run == NULL) {
-        DASS_TRY(dass__opts_config(o, NULL, c));
-        DASS_TRY(dass_arch_from_config(c, &arch));
-    } else {
-        dass_params params;
-        DASS_TRY(dass__run_config(o, run, c));
-        DASS_TRY(dass_params_open(run, &params));
-        arch = params.info.arch;
-        dass_params_close(&params);
-    }
+    DASS_TRY(dass__opts_config(o, NULL, c));
+    DASS_TRY(dass_arch_from_config(c, &arch));
     DASS_TRY(dass_config_check(c));
-    DASS_TRY(dass_bench_latency_run(c, &arch, (int32_t)c->bench_batch, &l));
-    const char *name = run != NULL ? run : c->net_name[0] != '\0' ? c->net_name : c->net_genotype;
-    return print_latency(o, name, &l);
+    opt->batch = (int32_t)c->bench_batch;
+    if (opt->n > 1 && !o->json)
+        (void)printf("random weights, pruned by magnitude to a density of %g (prune.density), %s\n", c->prune_density,
+                     c->prune_allocation);
+    return time_network(o, c->net_name[0] != '\0' ? c->net_name : c->net_genotype, c, &arch, opt);
 }
 
 static dass_status bench_latency(dass__opts *o, dass_config *c)
 {
+    dass_bench_latency_options opt = {0};
+    DASS_TRY(parse_executions(o->execution, &opt));
+    const bool several = opt.n > 1;
     if (!o->json)
-        (void)printf("%-24s %6s %10s %10s %10s %10s %10s %8s\n", "dense execution", "batch", "median ms", "p10", "p90",
-                     "p99", "M MACs", "GFLOP/s");
+        (void)printf("%-24s %s%6s %10s %10s %10s %10s %10s %8s%s\n", several ? "network" : "dense execution",
+                     several ? "by       " : "", "batch", "median ms", "p10", "p90", "p99", "M MACs", "GFLOP/s",
+                     several ? "     best   median  dense sparse blocks" : "");
     if (o->n_words == 1)
-        return latency_of(o, NULL, c);
+        return latency_of_net(o, c, &opt);
     for (int i = 1; i < o->n_words; ++i)
-        DASS_TRY(latency_of(o, o->words[i], c));
+        DASS_TRY(latency_of_run(o, o->words[i], c, &opt));
     return DASS_OK;
 }
 

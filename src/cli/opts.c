@@ -16,6 +16,7 @@ typedef enum option_id {
     OPTION_JSON,
     OPTION_OPS,
     OPTION_STAGE,
+    OPTION_EXECUTION,
     OPTION_RESTART,
     OPTION_GUARD,
     OPTION_COVERAGE,
@@ -39,6 +40,8 @@ static const struct {
     {"--json", NULL, NULL, DASS__OPT_JSON, "one JSON object a line on stdout"},
     {"--ops", NULL, NULL, DASS__OPT_OPS, "time per operation, against the machine's peaks"},
     {"--stage", NULL, "NAME", DASS__OPT_STAGE, "which step: dense (default), score or finetune"},
+    {"--execution", NULL, "LIST", DASS__OPT_EXECUTION,
+     "of latency: dense (default), library, sparse, block; dense is timed along"},
     {"--restart", NULL, NULL, DASS__OPT_RESTART, "remove the run that -o DIR holds; without it, that run goes on"},
     {"--guard", NULL, NULL, DASS__OPT_GUARD, "check every operation's output and memory; slow"},
     {"--coverage", NULL, NULL, DASS__OPT_COVERAGE, "run small graphs of all commands and operations"},
@@ -135,6 +138,9 @@ static dass_status apply_option(dass__opts *o, option_id id, const char *value)
         break;
     case OPTION_STAGE:
         o->stage = value;
+        break;
+    case OPTION_EXECUTION:
+        o->execution = value;
         break;
     case OPTION_RESTART:
         o->restart = true;

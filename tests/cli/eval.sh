@@ -13,3 +13,10 @@ YAML
 "$DASS" eval -q dense pruned --json | sed -E 's/"(loss|top1)":[0-9.]+/"\1":X/g'
 "$DASS" eval -q dense pruned | sed -E 's/ +[0-9.]+% +([0-9]+)$/ X% \1/'
 "$DASS" bench latency dense --json -q | tr ',' '\n' | sed 's/:.*//; s/^{//'
+# sparse answers: dense is timed along; what does not fit is refused
+"$DASS" bench latency pruned --execution sparse --json -q | tr ',' '\n' | sed -E 's/^\{//; /"(network|execution|.*_convolutions|sparse_products|blocks)"/!s/:.*//; s/\}$//'
+"$DASS" bench latency --net mobilenet_v2 --execution sparse,dense -c tiny.yaml --set net.in_channels=3 -q | awk '{print NR <= 2 ? $0 : $1 " " $2 " " NF}'
+"$DASS" bench latency dense --execution sparse 2>&1
+"$DASS" bench latency pruned --execution library -q --json 2>&1
+"$DASS" bench latency pruned --execution spars 2>&1
+true
