@@ -146,7 +146,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_irblock(K_PAR
     }
 }
 
-static k_entry entry_irblock("dass_k_irblock_run");
+static k_entry entries_irblock[] = {{"dass_k_irblock_run", dass_k_irblock_run, DASS_K_V1}};
 
 DASS_K_API int dass_k_irblock_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
 {
@@ -154,7 +154,7 @@ DASS_K_API int dass_k_irblock_run(const void *items, uint32_t n, dass_k_grid g, 
     uint32_t shared = 0;
     for (uint32_t i = 0; i < n; i++)
         shared = a[i].shared > shared ? a[i].shared : shared;
-    entry_irblock.launches++;
+    K_COUNT(entries_irblock, g.variant, n);
     K_LAUNCH_PACKS_SHARED(dass_k_irblock, k_irblock, 1, K_THREADS, shared, items, n, g, stream);
     return k_launched();
 }

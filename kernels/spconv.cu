@@ -60,20 +60,22 @@ template <int R, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_spconv(K_PARA
     }
 }
 
-static k_entry entry_1("dass_k_spconv_run R1");
-static k_entry entry_2("dass_k_spconv_run R2");
-static k_entry entry_4("dass_k_spconv_run R4");
-static k_entry entry_8("dass_k_spconv_run R8");
+static k_entry entries_spconv[] = {
+    {"dass_k_spconv_run R1", dass_k_spconv_run, 1},
+    {"dass_k_spconv_run R2", dass_k_spconv_run, 2},
+    {"dass_k_spconv_run R4", dass_k_spconv_run, 4},
+    {"dass_k_spconv_run R8", dass_k_spconv_run, 8},
+};
 
 DASS_K_API int dass_k_spconv_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
 {
     const dass_k_spconv *const a = static_cast<const dass_k_spconv *>(items);
     uint32_t shared = 0;
+    K_COUNT(entries_spconv, g.variant, n);
     for (uint32_t i = 0; i < n; i++)
         shared = a[i].shared > shared ? a[i].shared : shared;
 #define ROWS(R)                                                                                    \
     case R:                                                                                        \
-        entry_##R.launches++;                                                                      \
         K_LAUNCH_PACKS_SHARED(dass_k_spconv, k_spconv, R, K_THREADS, shared, items, n, g, stream); \
         break
     switch (g.variant) {

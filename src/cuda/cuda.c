@@ -243,7 +243,7 @@ dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, 
 static struct {
     const char *name;
     uint64_t calls;
-} libraries[] = {{"copy", 0}, {"cudnn", 0}, {"cublaslt", 0}};
+} libraries[] = {{"copy", 0}, {"cudnn", 0}, {"cublaslt", 0}, {"cusparse", 0}};
 #define N_LIBRARIES (sizeof libraries / sizeof libraries[0])
 
 const char *dass__cuda_library_name(uint32_t i, uint64_t *calls)
