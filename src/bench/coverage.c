@@ -91,7 +91,7 @@ static dass_status plan_row(coverage *c, const row *r, const dass_arch *a, sizes
         phase[i] =
             (dass_phase){.task = task[i],
                          .inputs = !r->eval && dass_task_validates(task[i]) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN,
-                         .resident = {.n = c->resident ? BATCH : 0, .length = BATCH},
+                         .resident = {.n = c->resident ? z.batch : 0, .length = z.batch},
                          .stage = r->stage,
                          .batch = z.batch,
                          .lower = DASS_LOWER_ALL,

@@ -11,7 +11,7 @@
 #include "dass/exec.h"
 #include "dass/rng.h"
 
-enum { NONE, PARAM, STATE, BYTES, INTS, STEP, BITS, SEED, OUT, GRAD, N_BUFS };
+enum { NONE, PARAM, STATE, BYTES, INTS, COUNT, STEP, BITS, SEED, OUT, GRAD, N_BUFS };
 enum { MAX_OUT = 8, LINE = 64 }; /* elements: values begin at multiples of it, and `shift` further */
 
 /* The same numbers serve every operation: those that have no window ignore k, stride and dil. */
@@ -31,6 +31,7 @@ static const shape shapes[] = {
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
 
 typedef struct builder {
+    dass_backend *be;
     dass_graph *g;
     const shape *s;
     int64_t used[N_BUFS];
@@ -92,6 +93,19 @@ static dass_val ints(builder *b)
     return place(b, DASS_I32, INTS, DASS_LAYOUT_FLAT, 1, &b->s->n);
 }
 
+/* 0, 1, 2, ... */
+static dass_val counting(builder *b, int32_t n)
+{
+    return place(b, DASS_I32, COUNT, DASS_LAYOUT_FLAT, 1, &n);
+}
+
+/* n rows and columns with one entry in each. */
+static dass_csr matrix(builder *b, int32_t n)
+{
+    const dass_val columns = counting(b, n);
+    return (dass_csr){.values = vector(b, n), .columns = columns, .starts = counting(b, n + 1), .nnz = n};
+}
+
 static dass_val step(builder *b)
 {
     const int32_t n = (int32_t)sizeof(dass_step_block);
@@ -124,9 +138,59 @@ static dass_pool_attr pool(const builder *b)
     return (dass_pool_attr){.k = b->s->k, .stride = b->s->stride, .pad = b->s->k / 2};
 }
 
+enum { MAX_IMAGE_C = 16 }; /* of augment */
+static const double half[MAX_IMAGE_C] = {0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5,
+                                         0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5};
+
+static void make_gather(builder *b)
+{
+    const int32_t c = b->s->c < MAX_IMAGE_C ? b->s->c : MAX_IMAGE_C;
+    const int32_t dim[] = {b->s->n, c, b->s->h, b->s->w};
+    const dass_val data = place(b, DASS_U8, BYTES, DASS_LAYOUT_NHWC, 4, dim);
+    const dass_val labels = ints(b);
+    dass_val x = 0;
+    dass_val y = 0;
+    dass_val samples = 0;
+    dass_gather(b->g, data, labels, ints(b), step(b), b->s->n, &x, &y, &samples);
+    result(b, dass_augment(b->g, x, samples, step(b), half, half, 0, false, 0));
+}
+
+/* So many pixels that a card of 200 multiprocessors is full whatever the number of rows that a warp takes. */
+static void make_wide_spconv(builder *b, int32_t c)
+{
+    const dass_val x = place(b, b->g->real, PARAM, DASS_LAYOUT_NHWC, 4, (const int32_t[]){8, c, 40, 40});
+    const dass_csr s = matrix(b, c);
+    result(b, dass_spconv(b->g, x, s, 0, 0, DASS_ACT_NONE, false));
+}
+
+/* By our kernels, and by the backend's library where it has one. */
+static void make_spconv(builder *b)
+{
+    for (int32_t wide = 16; b->s->flat == 1 && wide <= 64; wide *= 2)
+        make_wide_spconv(b, wide);
+    const int32_t c = b->s->c;
+    const dass_val x = image(b);
+    const bool has_library = b->be->ops->library != NULL && b->be->ops->library(b->be, DASS_OP_SPCONV) != NULL;
+    for (int library = 0; library <= has_library; library++) {
+        const dass_csr s = matrix(b, c);
+        const dass_val bias = vector(b, c);
+        result(b, dass_spconv(b->g, x, s, bias, image(b), DASS_ACT_RELU6, library != 0));
+    }
+}
+
+static void make_irblock(builder *b)
+{
+    const int32_t c = b->s->c;
+    dass_irblock_in in = {.x = image(b), .expand = matrix(b, c), .w_dw = weights(b, c, 1, 3)};
+    in.project = matrix(b, c);
+    in.b_expand = vector(b, c);
+    in.b_dw = vector(b, c);
+    in.b_project = vector(b, c);
+    result(b, dass_irblock(b->g, &in, b->s->stride, DASS_ACT_RELU6));
+}
+
 static void make_augment(builder *b)
 {
-    static const double half[3] = {0.5, 0.5, 0.5};
     const dass_val x = place(b, DASS_U8, BYTES, DASS_LAYOUT_NHWC, 4, (const int32_t[]){b->s->n, 3, b->s->h, b->s->w});
     result(b, dass_augment(b->g, x, ints(b), step(b), half, half, 1, true, 2));
 }
@@ -338,6 +402,9 @@ static void make_hvp(builder *b)
 /* Operations that only gradients emit come with the gradients of these. */
 typedef void (*maker)(builder *b);
 static const maker makers[DASS_N_OPS] = {
+    [DASS_OP_GATHER] = make_gather,
+    [DASS_OP_SPCONV] = make_spconv,
+    [DASS_OP_IRBLOCK] = make_irblock,
     [DASS_OP_AUGMENT] = make_augment,
     [DASS_OP_CONV] = make_conv,
     [DASS_OP_BN_STATS] = make_norm,
@@ -385,13 +452,13 @@ static dass_status append_gradient(builder *b)
     return dass_graph_grad_seeded(b->g, b->out, d_y, b->n_out, &wrt, 1);
 }
 
-static dass_status build(builder *b, dass_op op, const shape *s, dass_dtype real)
+static dass_status build(builder *b, dass_op op, const shape *s, dass_backend *be)
 {
-    *b = (builder){.s = s};
+    *b = (builder){.s = s, .be = be};
     if (makers[op] == NULL)
         return DASS_FAIL(DASS_INTERNAL, "coverage: no graph for operation %s; add one to src/bench/coverage_graphs.c",
                          dass_op_get(op)->name);
-    DASS_TRY(dass_graph_make(real, &b->g));
+    DASS_TRY(dass_graph_make(be->ops->real, &b->g));
     makers[op](b);
     if (b->g->status == DASS_OK && (dass_op_get(op)->flags & DASS_OPF_D) != 0)
         DASS_TRY(append_gradient(b));
@@ -417,7 +484,15 @@ static size_t bytes_of(const builder *b, dass_buf buf)
         return (n + 63) / 64 * 8;
     if (buf == BYTES || buf == STEP)
         return n;
-    return n * dass_dtype_bytes(buf == INTS ? DASS_I32 : b->g->real);
+    return n * dass_dtype_bytes(buf == INTS || buf == COUNT ? DASS_I32 : b->g->real);
+}
+
+static void fill_counting(const runner *r)
+{
+    const dass_graph *g = r->b.g;
+    for (dass_val v = 1; v < g->n_vals; v++)
+        for (int32_t i = 0; g->vals[v].buf == COUNT && i < g->vals[v].dim[0]; i++)
+            ((int32_t *)r->host)[g->vals[v].offset + i] = i;
 }
 
 static void fill_host(const runner *r, dass_buf buf)
@@ -441,6 +516,8 @@ static void fill_host(const runner *r, dass_buf buf)
             r->host[i] = (unsigned char)(i * 37 % 251);
     else if (buf == INTS)
         memset(r->host, 0, n); /* labels and samples */
+    else if (buf == COUNT)
+        fill_counting(r);
     else if (r->b.g->real == DASS_F64)
         for (size_t i = 0; i < n / sizeof(double); i++)
             ((double *)r->host)[i] = buf >= OUT ? (double)NAN : 0.5 + (double)(i * 29 % 101) / 101;
@@ -516,7 +593,7 @@ static dass_status run_graph(dass_backend *be, dass_op op, const shape *s, uint6
 {
     runner r = {.be = be};
     dass_status st = DASS_OK;
-    DASS_TRY_TO(build(&r.b, op, s, be->ops->real), st, out);
+    DASS_TRY_TO(build(&r.b, op, s, be), st, out);
     DASS_TRY_TO(open_runner(&r), st, out);
     for (int i = 0; i < 2; i++) /* enqueued, then recorded and replayed */
         DASS_TRY_TO(dass_program_run(r.program), st, out);
