@@ -43,6 +43,10 @@ static const int32_t spconv_args[][CASE_MAX_ARGS] = {
     {2, 6, 15, 15, 70, 250, 1, 1, DASS_ACT_RELU, 0},
     {2, 6, 8, 8, 40, 250, 1, 0, DASS_ACT_RELU, 0},
     {1, 40, 8, 8, 64, 100, 0, 0, DASS_ACT_RELU6, 0},
+    /* the same on a card with up to 200 of them */
+    {8, 4, 40, 40, 64, 250, 1, 0, DASS_ACT_RELU, 0},
+    {8, 4, 40, 40, 32, 250, 1, 1, DASS_ACT_RELU, 0},
+    {8, 4, 40, 40, 16, 250, 0, 0, DASS_ACT_RELU, 0},
     /* several turns of channels: entries of a row in some, all or none of them, more than a warp's lanes in one */
     {1, 1000, 5, 7, 18, 60, 1, 1, DASS_ACT_RELU, 0},
     {1, 450, 3, 3, 9, 1000, 1, 0, DASS_ACT_NONE, 0},

@@ -237,6 +237,26 @@ def timings(check):
     return out
 
 
+def json_lines(out):
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def latencies(check):
+    """MobileNet-v2 at 224 x 224: dense, cuSPARSE, our products, our blocks, interleaved in one process."""
+    rows = []
+    if check.args.double:  # hundreds of answers: minutes on the double, whose network test_infer has run
+        return rows
+    for batch in (1, 32):
+        for density in (0.1, 0.05, 0.02, 0.01):
+            r = check.step(f"latency of MobileNet-v2, batch {batch}, density {density}",
+                           dass("bench", "latency", "--net", "mobilenet_v2", "--set", "net.form=imagenet", "--set",
+                                "net.image=224", "--set", "net.classes=1000", "--set", f"bench.batch={batch}", "--set",
+                                f"prune.density={density}", "--execution", "dense,library,sparse,block", "--device",
+                                "cuda", "--json"), 60, json_lines)
+            rows += [dict(row, density=density) for row in r or []]
+    return rows
+
+
 def torch_times(check):
     if check.args.double or importlib.util.find_spec("torch") is None:
         say("PyTorch: not compared")
@@ -271,6 +291,13 @@ def markdown(report):
             lines.append(f"| PyTorch {r['torch']}, {name}, over ours (median, best) | {r['torch_ms']['median']:.3f} | "
                          f"{r['ratio']['median']:.2f}, {r['ratio']['best']:.2f} times | | "
                          f"{r['torch_ms']['median'] * CIFAR_STEPS / 6e4:.1f} |")
+    if report["latency"]:
+        lines += ["", "## Latency of MobileNet-v2, 224 x 224, random weights pruned by magnitude", "",
+                  "| batch | density | by | median, ms | p10, p99 | over dense, best and median | dense, sparse, blocks |",
+                  "|---|---|---|---|---|---|---|"]
+        lines += [f"| {r['batch']} | {r['density']} | {r['execution']} | {r['median_ms']:.3f} | {r['p10_ms']:.3f}, "
+                  f"{r['p99_ms']:.3f} | {r['dense_over_best']:.2f}, {r['dense_over_median']:.2f} | "
+                  f"{r['dense_convolutions']}, {r['sparse_products']}, {r['blocks']} |" for r in report["latency"]]
     for name, r in report["timings"].items():
         if r and "top" in r:
             p = r["peak"]
@@ -311,7 +338,7 @@ def main():
     args.gencode = os.environ.get("GENCODE") or machine["compute_cap"].replace(".", "") or "90"
     check = Check(args)
     report = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine,
-              "commit": output_of("git", "describe", "--always", "--dirty") or "unknown", "timings": {}, "torch": {}}
+              "commit": output_of("git", "describe", "--always", "--dirty") or "unknown", "timings": {}, "latency": [], "torch": {}}
     try:
         if os.environ.get("BUILT") != "1":  # else make is what runs this
             build(check, home)
@@ -321,6 +348,7 @@ def main():
             numbers(check)
             repeat_search(check)
             report["timings"] = timings(check)
+            report["latency"] = latencies(check)
             report["torch"] = torch_times(check)
             if not args.double:
                 sanitizers(check)
