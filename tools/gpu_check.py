@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What only a GPU can settle, in one run: build, numbers, races, repeatability, speed.
 
-    tools/gpu_check.py [--deps FOLDER] [--out bench] [--minutes 8]     what `make gpu-check` does
+    tools/gpu_check.py [--deps FOLDER] [--out bench] [--minutes 8] [--commit NAME]     what `make gpu-check` does
     tools/gpu_check.py --double --out FOLDER                           its own steps in small, on the tests' double
 
 Needs the CUDA toolkit's nvcc, a C compiler, make and a driver. cuDNN, cuBLASLt and cuSPARSE may lie in the toolkit, in
@@ -326,6 +326,7 @@ def main():
     p.add_argument("--deps")
     p.add_argument("--out", default="bench")
     p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--commit", help="name of the sources, where git cannot tell")
     p.add_argument("--double", action="store_true")
     args = p.parse_args()
     os.chdir(ROOT)
@@ -338,7 +339,7 @@ def main():
     args.gencode = os.environ.get("GENCODE") or machine["compute_cap"].replace(".", "") or "90"
     check = Check(args)
     report = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine,
-              "commit": output_of("git", "describe", "--always", "--dirty") or "unknown", "timings": {}, "latency": [], "torch": {}}
+              "commit": args.commit or output_of("git", "describe", "--always", "--dirty") or "unknown", "timings": {}, "latency": [], "torch": {}}
     try:
         if os.environ.get("BUILT") != "1":  # else make is what runs this
             build(check, home)
