@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """What only a GPU can settle, in one run: build, numbers, races, repeatability, speed.
 
-    tools/gpu_check.py [--deps FOLDER] [--out bench] [--minutes 8] [--commit NAME]     what `make gpu-check` does
-    tools/gpu_check.py --double --out FOLDER                           its own steps in small, on the tests' double
+    tools/gpu_check.py [--deps FOLDER] [--out bench] [--minutes 8] [--commit NAME]    what `make gpu-check` does
+    tools/gpu_check.py --double --out FOLDER                                          in small, on the tests' double
 
 Needs the CUDA toolkit's nvcc, a C compiler, make and a driver. cuDNN, cuBLASLt and cuSPARSE may lie in the toolkit, in
 the system's folders or in Python's packages (nvidia/*). --deps: the folder that `make gpu-deps` fills on a machine with
-packages. Sanitizers and PyTorch are used where they are found. Leaves OUT/gpu-DEVICE-COMMIT.json with everything and .md
+packages. Sanitizers and PyTorch are used where they are found. Leaves OUT/gpu-DEVICE-COMMIT.json with everything, .md
 with what a person reads. Every step has a limit of its own, and none begins when the minutes are spent: it is then
 listed as not run. Exits 1 when a step failed.
 """
@@ -38,12 +38,13 @@ def say(text):
 
 def output_of(*argv):
     try:
-        return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60).stdout.strip()
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60)
+        return done.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
 
-# ---- where CUDA lies ---------------------------------------------------------------------------------------------------
+# ---- where CUDA lies -------------------------------------------------------------------------------------------------
 
 LIBRARIES = {"cudart": "cuda_runtime_api.h", "cudnn": "cudnn.h", "cublasLt": "cublasLt.h", "cusparse": "cusparse.h"}
 
@@ -66,7 +67,8 @@ def wheel_folders():
 
 def cuda_folders(home):
     """CUDA_INC and CUDA_LIB for make. What has a version in its name only gets a link without it in build/cuda."""
-    places = [(os.path.join(home, "include"), [os.path.join(home, d) for d in ("lib64", "lib", "targets/x86_64-linux/lib")])]
+    of_home = [os.path.join(home, d) for d in ("lib64", "lib", "targets/x86_64-linux/lib")]
+    places = [(os.path.join(home, "include"), of_home)]
     places.append(("/usr/include", ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"]))
     places += [(os.path.join(w, "include"), [os.path.join(w, "lib")]) for w in wheel_folders()]
     links = os.path.join(ROOT, "build", "cuda")
@@ -76,7 +78,8 @@ def cuda_folders(home):
     lib_dirs, missing = [os.path.join(links, "lib")], []
     for name, header in LIBRARIES.items():
         inc = next((i for i, _ in places if os.path.exists(os.path.join(i, header))), None)
-        found = next((f for _, ls in places for l in ls for f in sorted(glob.glob(os.path.join(l, f"lib{name}.so*")))), None)
+        files = (f for _, ls in places for l in ls for f in sorted(glob.glob(os.path.join(l, f"lib{name}.so*"))))
+        found = next(files, None)
         if inc is None or found is None:
             missing.append(f"{header if inc is None else 'lib' + name + '.so'}")
             continue
@@ -93,7 +96,7 @@ def cuda_folders(home):
     return f"{places[0][0]} {os.path.join(links, 'include')}", " ".join(lib_dirs)
 
 
-# ---- steps -------------------------------------------------------------------------------------------------------------
+# ---- steps -----------------------------------------------------------------------------------------------------------
 
 
 class Check:
@@ -157,7 +160,8 @@ class Check:
 
 
 def test_lines(out):
-    return [l.strip() for l in out.splitlines() if re.search(r"cases|largest error|\[  (PASSED|FAILED)|ERROR SUMMARY|RACECHECK", l)]
+    telling = re.compile(r"cases|largest error|\[  (PASSED|FAILED)|ERROR SUMMARY|RACECHECK")
+    return [line.strip() for line in out.splitlines() if telling.search(line)]
 
 
 def dass(*words):
@@ -206,8 +210,8 @@ def sanitizers(check):
     tool = shutil.which("compute-sanitizer") or os.path.join(cuda_home() or "", "bin", "compute-sanitizer")
     only = {"DASS_TEST_BACKEND": "cuda", "DASS_TEST_SHORT": "1"}
     for kind in ("memcheck", "racecheck"):
-        check.step(f"compute-sanitizer {kind}", [tool, "--tool", kind, "--error-exitcode", "9", program("test_ops")], 100,
-                   test_lines, env=only)
+        argv = [tool, "--tool", kind, "--error-exitcode", "9", program("test_ops")]
+        check.step(f"compute-sanitizer {kind}", argv, 100, test_lines, env=only)
 
 
 def repeat_search(check):
@@ -216,10 +220,13 @@ def repeat_search(check):
         size = ["--set", "data.limit=16", "--set", "data.test_limit=8", "--set", "search.epochs.pretrain=1", *SMALL]
     folders = [os.path.join(check.work, f"search{i}") for i in (1, 2)]
     for i, folder in enumerate(folders):
-        check.step(f"a search, run {i + 1}", dass("search", "-c", "configs/demo.yaml", "--set", "data.name=random", *size,
-                                              "--device", "cuda", "--quiet", "-o", folder), 90)
-    first = sorted(f for f in os.listdir(folders[0]) if f.endswith((".safetensors", ".jsonl")) or f == "genotype.json") \
-        if os.path.isdir(folders[0]) else ["a run folder"]
+        words = ["-c", "configs/demo.yaml", "--set", "data.name=random", *size]
+        check.step(f"a search, run {i + 1}",
+                   dass("search", *words, "--device", "cuda", "--quiet", "-o", folder), 90)
+    first = ["a run folder"]
+    if os.path.isdir(folders[0]):
+        first = sorted(f for f in os.listdir(folders[0])
+                       if f.endswith((".safetensors", ".jsonl")) or f == "genotype.json")
     check.same("the same search twice gives the same bytes", *folders, [f for f in first if not f.startswith("times")])
 
 
@@ -269,7 +276,7 @@ def torch_times(check):
     return out
 
 
-# ---- what a person reads -----------------------------------------------------------------------------------------------
+# ---- what a person reads ---------------------------------------------------------------------------------------------
 
 
 def markdown(report):
@@ -280,12 +287,13 @@ def markdown(report):
     lines += ["| step | state | seconds |", "|---|---|---|"]
     lines += [f"| {s['name']} | {s['state']} | {s.get('seconds', '')} |" for s in report["steps"]]
     lines += ["", "## Search step of the CIFAR-10 supernet (C=16, 8 cells, batch 64)", "",
-              "| stage, precision | whole, ms (median, p90) | weights, architecture alone | images/s | 50 epochs, minutes |",
+              "| stage, precision | whole, ms (median, p90) | weights, alphas alone | images/s | 50 epochs, minutes |",
               "|---|---|---|---|---|"]
     for name, r in report["timings"].items():
         if r:
             lines.append(f"| {name} | {r['step_ms']:.3f}, {r['step_p90_ms']:.3f} | {r['weight_step_ms']:.3f}, "
-                         f"{r['arch_step_ms']:.3f} | {r['images_per_s']:.0f} | {r['step_ms'] * CIFAR_STEPS / 6e4:.1f} |")
+                         f"{r['arch_step_ms']:.3f} | {r['images_per_s']:.0f} | "
+                         f"{r['step_ms'] * CIFAR_STEPS / 6e4:.1f} |")
     for name, r in report["torch"].items():
         if r:
             lines.append(f"| PyTorch {r['torch']}, {name}, over ours (median, best) | {r['torch_ms']['median']:.3f} | "
@@ -293,7 +301,7 @@ def markdown(report):
                          f"{r['torch_ms']['median'] * CIFAR_STEPS / 6e4:.1f} |")
     if report["latency"]:
         lines += ["", "## Latency of MobileNet-v2, 224 x 224, random weights pruned by magnitude", "",
-                  "| batch | density | by | median, ms | p10, p99 | over dense, best and median | dense, sparse, blocks |",
+                  "| batch | density | by | median, ms | p10, p99 | over dense, best, median | dense, sparse, blocks |",
                   "|---|---|---|---|---|---|---|"]
         lines += [f"| {r['batch']} | {r['density']} | {r['execution']} | {r['median_ms']:.3f} | {r['p10_ms']:.3f}, "
                   f"{r['p99_ms']:.3f} | {r['dense_over_best']:.2f}, {r['dense_over_median']:.2f} | "
@@ -304,11 +312,13 @@ def markdown(report):
             lines += ["", f"## The launches that take longest: {name}", "",
                       f"Ceilings measured in the same run: {p['gflops']:.0f} GFLOP/s (a large product of the library), "
                       f"{p['read_gbs']:.0f} GB/s read, {p['copy_gbs']:.0f} GB/s copied. All nodes alone: "
-                      f"{r['ops_ms']:.2f} ms.", "", "| us | nodes | GB/s | of roof | kernel and first node |", "|---|---|---|---|---|"]
-            lines += [f"| {1e3 * t['ms']:.1f} | {t['nodes']} | {t['gbs']:.0f} | {100 * t['of_roof']:.0f} % | `{t['name']}` |"
-                      for t in r["top"][:10]]
+                      f"{r['ops_ms']:.2f} ms.", "", "| us | nodes | GB/s | of roof | kernel and first node |",
+                      "|---|---|---|---|---|"]
+            lines += [f"| {1e3 * t['ms']:.1f} | {t['nodes']} | {t['gbs']:.0f} | {100 * t['of_roof']:.0f} % | "
+                      f"`{t['name']}` |" for t in r["top"][:10]]
             lines += ["", "| share | ms | nodes | GB/s | operation |", "|---|---|---|---|---|"]
-            lines += [f"| {100 * t['share']:.1f} % | {t['ms']:.3f} | {t['nodes']} | {t['gbs']:.0f} | {t['name']} |" for t in r["ops"]]
+            lines += [f"| {100 * t['share']:.1f} % | {t['ms']:.3f} | {t['nodes']} | {t['gbs']:.0f} | {t['name']} |"
+                      for t in r["ops"]]
     return "\n".join(lines) + "\n"
 
 
@@ -332,14 +342,15 @@ def main():
     os.chdir(ROOT)
     machine = machine_of(args)
     if not args.double and not machine["device"]:
-        sys.exit("gpu-check: nvidia-smi shows no GPU on this machine; `make test` checks what can be checked without one")
+        sys.exit("gpu-check: nvidia-smi shows no GPU here; `make test` checks what can be checked without one")
     home = cuda_home()
     if home is None:
         sys.exit("gpu-check: no nvcc in CUDA_HOME, /usr/local/cuda, /opt/cuda or on the path")
     args.gencode = os.environ.get("GENCODE") or machine["compute_cap"].replace(".", "") or "90"
     check = Check(args)
     report = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine,
-              "commit": args.commit or output_of("git", "describe", "--always", "--dirty") or "unknown", "timings": {}, "latency": [], "torch": {}}
+              "commit": args.commit or output_of("git", "describe", "--always", "--dirty") or "unknown", "timings": {},
+              "latency": [], "torch": {}}
     try:
         if os.environ.get("BUILT") != "1":  # else make is what runs this
             build(check, home)
