@@ -16,6 +16,18 @@ enum { BATCH = 4, IMAGE = 8, CLASSES = 5 };
 static const double mean[16] = {0.5, 0.5, 0.5};
 static const double dev[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
+const dass_step_block dass__coverage_block = {.lr = {0.01, 0.01, 0.01, 0.01},
+                                              .momentum = 0.9,
+                                              .clip = 5,
+                                              .beta1 = 0.5,
+                                              .beta2 = 0.999,
+                                              .adam_eps = 1e-8,
+                                              .adam_step = 1,
+                                              .seed = 1,
+                                              .drop_path = 0.2,
+                                              .ema = 0.9,
+                                              .xi = 0.01};
+
 /* One network in one stage: its alpha graphs, then its weight graph; or its evaluation. */
 typedef struct row {
     const char *what;
@@ -228,17 +240,6 @@ static void count_nodes(const coverage *c)
 static dass_status run_row(coverage *c, const row *r)
 {
     const dass_arch a = arch_of(r->kind);
-    dass_step_block block = {.lr = {0.01, 0.01, 0.01, 0.01},
-                             .momentum = 0.9,
-                             .clip = 5,
-                             .beta1 = 0.5,
-                             .beta2 = 0.999,
-                             .adam_eps = 1e-8,
-                             .adam_step = 1,
-                             .seed = 1,
-                             .drop_path = 0.2,
-                             .ema = 0.9,
-                             .xi = 0.01};
     double loss = 0.0;
     double val_loss = 0.0;
     dass_coverage_step *to = NULL;
@@ -247,13 +248,13 @@ static dass_status run_row(coverage *c, const row *r)
     DASS_TRY(count_plan(c, r->what, &to));
     DASS_TRY(fill(c, &a));
     const uint64_t before = all_launches(c);
-    DASS_TRY(dass_steps_run_all(c->s, &c->steps, &block, &loss, NULL, &val_loss, NULL));
+    DASS_TRY(dass_steps_run_all(c->s, &c->steps, &dass__coverage_block, &loss, NULL, &val_loss, NULL));
     to->run = true;
     to->executed = all_launches(c) - before;
     if (to->executed != to->launches)
         return DASS_FAIL(DASS_INTERNAL, "coverage: %s: the plan has %llu launches, device '%s' counted %llu", r->what,
                          (unsigned long long)to->launches, c->be->ops->name, (unsigned long long)to->executed);
-    DASS_TRY(dass_steps_run_all(c->s, &c->steps, &block, &loss, NULL, &val_loss, NULL));
+    DASS_TRY(dass_steps_run_all(c->s, &c->steps, &dass__coverage_block, &loss, NULL, &val_loss, NULL));
     to->recorded = dass_program_recorded(c->steps.program, 0, c->steps.n);
     count_nodes(c);
     return DASS_OK;

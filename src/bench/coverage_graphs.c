@@ -497,20 +497,9 @@ static void fill_counting(const runner *r)
 
 static void fill_host(const runner *r, dass_buf buf)
 {
-    static const dass_step_block block = {.lr = {0.01, 0.01, 0.01, 0.01},
-                                          .momentum = 0.9,
-                                          .clip = 5,
-                                          .beta1 = 0.5,
-                                          .beta2 = 0.999,
-                                          .adam_eps = 1e-8,
-                                          .adam_step = 1,
-                                          .seed = 1,
-                                          .drop_path = 0.2,
-                                          .ema = 0.9,
-                                          .xi = 0.01};
     const size_t n = r->bytes[buf];
     if (buf == STEP)
-        memcpy(r->host, &block, sizeof block);
+        memcpy(r->host, &dass__coverage_block, sizeof dass__coverage_block);
     else if (buf == BYTES || buf == BITS)
         for (size_t i = 0; i < n; i++)
             r->host[i] = (unsigned char)(i * 37 % 251);
