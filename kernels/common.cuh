@@ -86,12 +86,73 @@ template <int N> k_entry &k_entry_of(k_entry (&all)[N], uint32_t variant)
             K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);             \
         return k_launched();                                                      \
     }
+/* The same over the stored type: kernel<S, pack>, see K_STORED. */
+#define K_LAUNCHER_S(fn, A, kernel, block)                                        \
+    static k_entry entries_##fn[] = {                                             \
+        {#fn " V4", fn, DASS_K_V4},                                               \
+        {#fn " V1 bf16", fn, DASS_K_V1 | DASS_K_BF16},                            \
+        {#fn " V4 bf16", fn, DASS_K_V4 | DASS_K_BF16},                            \
+        {#fn " V1", fn, DASS_K_V1},                                               \
+    };                                                                            \
+    DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
+    {                                                                             \
+        K_COUNT(entries_##fn, g.variant, n);                                      \
+        switch (g.variant) {                                                      \
+        case DASS_K_V4:                                                           \
+            K_LAUNCH_PACKS(A, kernel, 4, block, items, n, g, stream);             \
+            break;                                                                \
+        case DASS_K_V4 | DASS_K_BF16:                                             \
+            K_LAUNCH_PACKS(A, kernel, K_S_BF16 | 4, block, items, n, g, stream);  \
+            break;                                                                \
+        case DASS_K_V1 | DASS_K_BF16:                                             \
+            K_LAUNCH_PACKS(A, kernel, K_S_BF16 | 1, block, items, n, g, stream);  \
+            break;                                                                \
+        default:                                                                  \
+            K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);             \
+        }                                                                         \
+        return k_launched();                                                      \
+    }
 
 /* First line of every kernel: the item, and a block outside its extent has nothing to do. */
 #define K_ITEM(p)                                           \
     const auto &a = (p).item[blockIdx.z];                   \
     if (blockIdx.x >= a.head.gx || blockIdx.y >= a.head.gy) \
     return
+
+/* bf16: the upper half of a float. k_bf16_pair (simt.cuh) rounds two. */
+struct k_bf16 {
+    uint16_t bits;
+};
+__device__ __forceinline__ float k_float(float x)
+{
+    return x;
+}
+__device__ __forceinline__ float k_float(k_bf16 x)
+{
+    return __uint_as_float((uint32_t)x.bits << 16);
+}
+
+/* How a kernel over the stored type is compiled: template parameter S is the vector's width, and K_S_BF16 for bf16. First
+ * line of such a kernel: K_STORED(S) names V and T. */
+#define K_S_BF16 16
+template <bool BF16> struct k_stored {
+    using type = float;
+};
+template <> struct k_stored<true> {
+    using type = k_bf16;
+};
+#define K_STORED(S)            \
+    constexpr int V = (S) & 15; \
+    using T = typename k_stored<((S) & K_S_BF16) != 0>::type
+/* A pointer to the stored type. */
+template <class T> __device__ __forceinline__ const T *k_as(const void *p)
+{
+    return static_cast<const T *>(p);
+}
+template <class T> __device__ __forceinline__ T *k_as(void *p)
+{
+    return static_cast<T *>(p);
+}
 
 /* V floats that lie together; V = 2 and 4 are one access of 8 or 16 bytes and want alignment. */
 template <int V> struct k_vec {
@@ -119,6 +180,34 @@ template <> __device__ __forceinline__ k_vec<4> k_load<4>(const float *p)
 {
     const float4 q = *reinterpret_cast<const float4 *>(p);
     return k_vec<4>{{q.x, q.y, q.z, q.w}};
+}
+template <int V> __device__ __forceinline__ k_vec<V> k_load(const k_bf16 *p);
+template <> __device__ __forceinline__ k_vec<1> k_load<1>(const k_bf16 *p)
+{
+    return k_vec<1>{{k_float(*p)}};
+}
+template <> __device__ __forceinline__ k_vec<2> k_load<2>(const k_bf16 *p)
+{
+    const uint32_t q = *reinterpret_cast<const uint32_t *>(p);
+    return k_vec<2>{{__uint_as_float(q << 16), __uint_as_float(q & 0xffff0000u)}};
+}
+template <> __device__ __forceinline__ k_vec<4> k_load<4>(const k_bf16 *p)
+{
+    const uint2 q = *reinterpret_cast<const uint2 *>(p);
+    return k_vec<4>{{__uint_as_float(q.x << 16), __uint_as_float(q.x & 0xffff0000u), __uint_as_float(q.y << 16),
+                     __uint_as_float(q.y & 0xffff0000u)}};
+}
+__device__ __forceinline__ void k_store(k_bf16 *p, k_vec<1> v)
+{
+    p->bits = (uint16_t)k_bf16_pair(v[0], 0.0f);
+}
+__device__ __forceinline__ void k_store(k_bf16 *p, k_vec<2> v)
+{
+    *reinterpret_cast<uint32_t *>(p) = k_bf16_pair(v[0], v[1]);
+}
+__device__ __forceinline__ void k_store(k_bf16 *p, k_vec<4> v)
+{
+    *reinterpret_cast<uint2 *>(p) = make_uint2(k_bf16_pair(v[0], v[1]), k_bf16_pair(v[2], v[3]));
 }
 __device__ __forceinline__ void k_store(float *p, k_vec<1> v)
 {

@@ -143,7 +143,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw(K_PAR
                 load_pointwise(s, a.w_pw, c0, n_c, oc0, n_oc, matrix);
             }
             __syncthreads();
-            k_depthwise_tile<CODE>(s, a.in.x, f, a.w_dw, taps, strip, c0, tile);
+            k_depthwise_tile<CODE>(s, k_as<float>(a.in.x), f, a.w_dw, taps, strip, c0, tile);
             __syncthreads();
             if (working)
                 k_multiply(tile, s.tile, s.swizzle, me.g, n_c, matrix + me.q * 4, K_PITCH, sum);

@@ -182,7 +182,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_outer
         k_affine<V> f = {};
         if (lane < s.c)
             f = k_affine_of<V>(a.in, lane, s.relu);
-        k_depthwise_tile<CODE>(s, a.in.x, f, a.w_dw, taps, strip, c0, z);
+        k_depthwise_tile<CODE>(s, k_as<float>(a.in.x), f, a.w_dw, taps, strip, c0, z);
         __syncthreads();
         add_outer(a, mine, e, z, d_w);
     }
@@ -379,7 +379,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
         for (int i = 0; i < K_STRIP; i++) {
             if (i >= at.n)
                 continue;
-            v[i] = k_relued<V>(f, k_load<V>(a.in.x + (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c));
+            v[i] = k_relued<V>(f, k_load<V>(k_as<float>(a.in.x) + (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c));
         }
         if constexpr (K > 0)
             gather<V, K>(a, at, l.c, taps + l.tx * V, v, q, d_w);
@@ -390,7 +390,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
             if constexpr (K == 0)
                 q[i] = gather_any<V>(a, at, i, l.c);
             const size_t to = (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c;
-            const k_vec<V> x = a.in.mean ? k_load<V>(a.in.x + to) : k_vec<V>{}; /* again: registers are dearer */
+            const k_vec<V> x = a.in.mean ? k_load<V>(k_as<float>(a.in.x) + to) : k_vec<V>{}; /* again: registers are dearer */
 #pragma unroll
             for (int k = 0; k < V; k++) {
                 if (s.relu && !(v[i][k] > 0.0f))
@@ -475,7 +475,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_taps(
         const int32_t ih = at.ih + r * s.dil;
         if (at.n <= 0 || ih < 0 || ih >= s.h)
             continue;
-        const float *row = a.in.x + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + l.c;
+        const float *row = k_as<float>(a.in.x) + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + l.c;
         k_vec<V> dz[K_STRIP] = {};
 #pragma unroll
         for (int i = 0; i < K_STRIP; i++) {

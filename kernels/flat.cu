@@ -127,6 +127,26 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_copy(K_PARAM 
 }
 K_LAUNCHER_BYTES(dass_k_copy_run, dass_k_copy, k_copy, K_THREADS)
 
+/* ---- between float and bf16 -------------------------------------------------------------------------------------- */
+
+template <class From, class To> struct cast_op {
+    const dass_k_cast &a;
+    template <int V> __device__ __forceinline__ void at(size_t i) const
+    {
+        k_store(k_as<To>(a.y) + i, k_load<V>(k_as<From>(a.x) + i));
+    }
+};
+
+/* The weights of the CIFAR-10 supernet, 2 million: 8 MB read, 4 MB written, 4 us at 3 TB/s. */
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_cast(K_PARAM P p)
+{
+    K_ITEM(p);
+    K_STORED(S);
+    using From = typename k_stored<(S & K_S_BF16) == 0>::type;
+    k_flat<V>(cast_op<From, T>{a}, a.n, a.head.gx);
+}
+K_LAUNCHER_S(dass_k_cast_run, dass_k_cast, k_cast, K_THREADS)
+
 /* ---- sum of squares ---------------------------------------------------------------------------------------------- */
 
 /* Sum over the threads of the block, as a tree; valid in thread 0. */

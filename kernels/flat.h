@@ -31,6 +31,16 @@ typedef struct dass_k_copy {
 } dass_k_copy;
 DASS_K_API int dass_k_copy_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
+/* y = x, n elements, one of them float and the other bf16: y with DASS_K_BF16, else x. Variants V1, V4: elements to an
+ * access. Bytes: 6 n. */
+typedef struct dass_k_cast {
+    dass_k_head head;
+    const void *x;
+    void *y;
+    size_t n;
+} dass_k_cast;
+DASS_K_API int dass_k_cast_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
+
 /* dst (1) = sum of the squares of up to four vectors. A block takes DASS_K_NORM2_CHUNK entries of one of them, so the
  * result depends on the lengths and on the variant, not on the device. Variants V1, V4: entries to an access. part: one
  * double per block. counter: one zero, zero again after. Bytes: 4 n read. */

@@ -9,7 +9,9 @@
  *
  * A launcher enqueues on the stream and returns a cudaError_t as int, 0 = success. It never allocates, never waits.
  * All tensors are float, activations NHWC, weights OIHW, unless a header says otherwise; pointers are device pointers;
- * a pointer that may be NULL is said to be so.
+ * a pointer that may be NULL is said to be so. A `void *` is a tensor of the stored type, which the variant says: float,
+ * or bf16 with DASS_K_BF16. Kernels compute in float whatever it is, and round what they store, once. Bytes in comments
+ * are those of float; a stored tensor in bf16 has half.
  */
 #ifndef DASS_KERNELS_H
 #define DASS_KERNELS_H
@@ -32,7 +34,9 @@ typedef struct dass_k_grid {
 
 typedef int (*dass_k_launcher)(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
-enum { DASS_K_V1 = 0, DASS_K_V4 = 4 }; /* variants: channels to a thread; V4 wants C % 4 = 0 and 16-byte alignment */
+/* Variants: channels to a thread; V4 wants C % 4 = 0 and 4 elements' alignment. And, added to any variant of a launcher
+ * with stored tensors: they are bf16. */
+enum { DASS_K_V1 = 0, DASS_K_V4 = 4, DASS_K_BF16 = 1 << 16 };
 enum { DASS_K_NONE = 0, DASS_K_RELU = 1, DASS_K_RELU6 = 2 }; /* activations, as dass_act */
 
 typedef struct dass_k_head { /* first member of every argument struct */
@@ -50,7 +54,8 @@ typedef struct dass_k_reduce {
 /* A batch-normalised operand: u = gamma (x - mean) rstd + beta, or x itself when mean is NULL; gamma, beta: NULL = 1,
  * 0. x (M, C), the others (C). */
 typedef struct dass_k_norm {
-    const float *x, *mean, *rstd, *gamma, *beta;
+    const void *x;
+    const float *mean, *rstd, *gamma, *beta;
 } dass_k_norm;
 
 /* Launcher i of this library, and variant, by name, with its launches so far; NULL past the end. (flat.cu) */

@@ -7,17 +7,18 @@
 #include "common.cuh"
 
 /* 4 M C bytes read: 0.7 us for 64 x 32 x 32 x 16 at 3 TB/s; blocks of 256 keep 16 KB in flight. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_stats(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_stats(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     const k_lane l = k_lane_of<V>(a.r);
     k_vec<V> first = {};
     k_vec<V> s1 = {};
     k_vec<V> s2 = {};
     if (l.live) {
-        first = k_load<V>(a.x + l.c);
+        first = k_load<V>(k_as<T>(a.x) + l.c);
         for (uint32_t q = l.p; q < l.end; q += l.step) {
-            const k_vec<V> x = k_load<V>(a.x + (size_t)q * a.r.c + l.c);
+            const k_vec<V> x = k_load<V>(k_as<T>(a.x) + (size_t)q * a.r.c + l.c);
 #pragma unroll
             for (int i = 0; i < V; i++) {
                 const float d = x[i] - first[i];
@@ -43,15 +44,16 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_stats(K_PA
         const double d1 = k_sum_chunks(a.part + c, a.head.gx, 2 * a.r.c) / m;
         const double d2 = k_sum_chunks(a.part + a.r.c + c, a.head.gx, 2 * a.r.c) / m;
         const double var = d2 - d1 * d1;
-        a.mean[c] = (float)((double)a.x[c] + d1);
+        a.mean[c] = (float)((double)k_float(k_as<T>(a.x)[c]) + d1);
         a.rstd[c] = (float)(1.0 / sqrt((var > 0.0 || var != var ? var : 0.0) + (double)a.eps));
     }
 }
-K_LAUNCHER_V(dass_k_bn_stats_run, dass_k_bn_stats, k_bn_stats, K_THREADS)
+K_LAUNCHER_S(dass_k_bn_stats_run, dass_k_bn_stats, k_bn_stats, K_THREADS)
 
 /* What belongs to a channel is worked out once a thread; then it walks over its pixels. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_apply(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_apply(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     const k_lane l = k_lane_of<V>(a.r);
     if (!l.live)
@@ -65,20 +67,21 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_apply(K_PA
         rstd[i] = (float)(1.0 / sqrt((double)rstd[i] + (double)a.eps));
     for (uint32_t q = l.p; q < l.end; q += l.step) {
         const size_t at = (size_t)q * a.r.c + l.c;
-        k_vec<V> x = k_load<V>(a.in.x + at);
+        k_vec<V> x = k_load<V>(k_as<T>(a.in.x) + at);
 #pragma unroll
         for (int i = 0; i < V; i++) {
             const float hat = (x[i] - mean[i]) * rstd[i];
             x[i] = k_activate(gamma[i] * hat + beta[i], a.act);
         }
-        k_store(a.dst + at, x);
+        k_store(k_as<T>(a.dst) + at, x);
     }
 }
-K_LAUNCHER_V(dass_k_bn_apply_run, dass_k_bn_apply, k_bn_apply, K_THREADS)
+K_LAUNCHER_S(dass_k_bn_apply_run, dass_k_bn_apply, k_bn_apply, K_THREADS)
 
 /* 8 M C bytes read. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_reduce(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_reduce(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     const k_lane l = k_lane_of<V>(a.r);
     k_vec<V> s1 = {};
@@ -90,8 +93,8 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_reduce
         const k_vec<V> beta = k_channels<V>(a.in.beta, l.c, 0.0f);
         for (uint32_t q = l.p; q < l.end; q += l.step) {
             const size_t at = (size_t)q * a.r.c + l.c;
-            const k_vec<V> x = k_load<V>(a.in.x + at);
-            const k_vec<V> d = k_load<V>(a.d_y + at);
+            const k_vec<V> x = k_load<V>(k_as<T>(a.in.x) + at);
+            const k_vec<V> d = k_load<V>(k_as<T>(a.d_y) + at);
 #pragma unroll
             for (int i = 0; i < V; i++) {
                 const float hat = (x[i] - mean[i]) * rstd[i];
@@ -118,10 +121,11 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_reduce
         a.d_gamma[c] = (float)k_sum_chunks(a.part + a.r.c + c, a.head.gx, 2 * a.r.c);
     }
 }
-K_LAUNCHER_V(dass_k_bn_bwd_reduce_run, dass_k_bn_bwd_reduce, k_bn_bwd_reduce, K_THREADS)
+K_LAUNCHER_S(dass_k_bn_bwd_reduce_run, dass_k_bn_bwd_reduce, k_bn_bwd_reduce, K_THREADS)
 
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_apply(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_apply(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     const k_lane l = k_lane_of<V>(a.r);
     if (!l.live)
@@ -140,27 +144,28 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_bn_bwd_apply(
     }
     for (uint32_t q = l.p; q < l.end; q += l.step) {
         const size_t at = (size_t)q * a.r.c + l.c;
-        const k_vec<V> x = k_load<V>(a.in.x + at);
-        k_vec<V> d = k_load<V>(a.d_y + at);
+        const k_vec<V> x = k_load<V>(k_as<T>(a.in.x) + at);
+        k_vec<V> d = k_load<V>(k_as<T>(a.d_y) + at);
 #pragma unroll
         for (int i = 0; i < V; i++) {
             const float hat = (x[i] - mean[i]) * rstd[i];
             const float g = k_passes(gamma[i] * hat + beta[i], a.act) ? d[i] : 0.0f;
             d[i] = gamma[i] * rstd[i] * (g - of_beta[i] - hat * of_gamma[i]);
         }
-        k_store(a.d_x + at, d);
+        k_store(k_as<T>(a.d_x) + at, d);
     }
 }
-K_LAUNCHER_V(dass_k_bn_bwd_apply_run, dass_k_bn_bwd_apply, k_bn_bwd_apply, K_THREADS)
+K_LAUNCHER_S(dass_k_bn_bwd_apply_run, dass_k_bn_bwd_apply, k_bn_bwd_apply, K_THREADS)
 
 /* 4 M C bytes read. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_channel_sum(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_channel_sum(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     const k_lane l = k_lane_of<V>(a.r);
     k_vec<V> s = {};
     for (uint32_t q = l.live ? l.p : l.end; q < l.end; q += l.step) {
-        const k_vec<V> x = k_load<V>(a.x + (size_t)q * a.r.c + l.c);
+        const k_vec<V> x = k_load<V>(k_as<T>(a.x) + (size_t)q * a.r.c + l.c);
 #pragma unroll
         for (int i = 0; i < V; i++)
             s[i] += x[i];
@@ -176,7 +181,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_channel_sum(K
     for (uint32_t c = threadIdx.x; c < a.r.c; c += K_THREADS)
         a.dst[c] = (float)k_sum_chunks(a.part + c, a.head.gx, a.r.c);
 }
-K_LAUNCHER_V(dass_k_channel_sum_run, dass_k_channel_sum, k_channel_sum, K_THREADS)
+K_LAUNCHER_S(dass_k_channel_sum_run, dass_k_channel_sum, k_channel_sum, K_THREADS)
 
 /* A few hundred bytes: one block. In double, as the reference: var is a small difference when rstd is large. */
 template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 1) k_bn_running(K_PARAM P p)

@@ -1,4 +1,5 @@
-/* Launchers of norm.cu: batch norm. M = N H W pixels, C channels, x and d_y (M, C), vectors (C). Variants V1, V4.
+/* Launchers of norm.cu: batch norm. M = N H W pixels, C channels, x and d_y (M, C), vectors (C). Variants V1, V4, and both
+ * in bf16.
  * source: Ioffe and Szegedy 2015. */
 #ifndef DASS_KERNELS_NORM_H
 #define DASS_KERNELS_NORM_H
@@ -10,7 +11,7 @@
 typedef struct dass_k_bn_stats {
     dass_k_head head;
     dass_k_reduce r;
-    const float *x;
+    const void *x;
     float *part, *mean, *rstd;
     float eps;
 } dass_k_bn_stats;
@@ -23,7 +24,7 @@ typedef struct dass_k_bn_apply {
     dass_k_reduce r; /* no counter */
     dass_k_norm in;
     const float *var;
-    float *dst;
+    void *dst;
     int32_t act;
     float eps;
 } dass_k_bn_apply;
@@ -35,7 +36,7 @@ typedef struct dass_k_bn_bwd_reduce {
     dass_k_head head;
     dass_k_reduce r;
     dass_k_norm in;
-    const float *d_y;
+    const void *d_y;
     float *part, *d_beta, *d_gamma;
     int32_t act;
 } dass_k_bn_bwd_reduce;
@@ -46,8 +47,9 @@ typedef struct dass_k_bn_bwd_apply {
     dass_k_head head;
     dass_k_reduce r; /* no counter */
     dass_k_norm in;
-    const float *d_y, *d_beta, *d_gamma;
-    float *d_x;
+    const void *d_y;
+    const float *d_beta, *d_gamma;
+    void *d_x;
     int32_t act;
 } dass_k_bn_bwd_apply;
 DASS_K_API int dass_k_bn_bwd_apply_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
@@ -56,7 +58,7 @@ DASS_K_API int dass_k_bn_bwd_apply_run(const void *items, uint32_t n, dass_k_gri
 typedef struct dass_k_channel_sum {
     dass_k_head head;
     dass_k_reduce r;
-    const float *x;
+    const void *x;
     float *part, *dst;
 } dass_k_channel_sum;
 DASS_K_API int dass_k_channel_sum_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);

@@ -20,7 +20,14 @@
 
 #ifdef __CUDACC__
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
+/* Two floats to bf16, a in the lower half: to nearest, ties to even; a NaN stays one. */
+static __device__ __forceinline__ unsigned k_bf16_pair(float a, float b)
+{
+    const __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+    return (unsigned)__bfloat16_as_ushort(v.y) << 16 | __bfloat16_as_ushort(v.x);
+}
 /* Above 48 KB a kernel must be told first that it may; a refusal is the launch's error. */
 #define K_LAUNCH(kernel, grid, block, shared, stream, ...)                                                  \
     do {                                                                                                    \
@@ -69,6 +76,13 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+static inline uint2 make_uint2(unsigned a, unsigned b)
+{
+    return uint2{a, b};
+}
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
@@ -210,6 +224,16 @@ static inline float __uint_as_float(unsigned u)
     float f;
     std::memcpy(&f, &u, 4);
     return f;
+}
+static inline unsigned k_bf16_pair(float a, float b)
+{
+    unsigned r[2];
+    const float x[2] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        const unsigned u = __float_as_uint(x[i]);
+        r[i] = (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+    }
+    return r[1] << 16 | r[0];
 }
 static inline unsigned __umulhi(unsigned a, unsigned b)
 {

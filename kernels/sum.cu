@@ -46,7 +46,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM 
         mean[i] = in && t.in.mean ? t.in.mean[c] : 0.0f;
         scale[i] = in && t.in.mean ? f * (t.in.gamma ? t.in.gamma[c] : 1.0f) * t.in.rstd[c] : f;
         if (i % width == 0)
-            from[i / width] = t.in.x;
+            from[i / width] = k_as<float>(t.in.x);
     }
     k_vec<V> start = {};
     for (uint32_t k = 0; l.live && k < a.n_terms; k++) {
@@ -167,7 +167,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum_bwd(K_PA
         for (uint32_t q = l.p; q < l.end; q += l.step) {
             const size_t at = (size_t)q * a.r.c + l.c;
             const k_vec<V> d = k_load<V>(a.d_y + at);
-            const k_vec<V> x = t.in.x ? k_load<V>(t.in.x + at) : k_vec<V>{};
+            const k_vec<V> x = t.in.x ? k_load<V>(k_as<float>(t.in.x) + at) : k_vec<V>{};
 #pragma unroll
             for (int i = 0; i < V; i++) {
                 s1[i] += d[i];

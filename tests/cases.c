@@ -59,7 +59,16 @@ static dass_val through_temp(case_graph *cg, dass_val v)
 static dass_val add_real(case_graph *cg, const char *name, dass_layout layout, int32_t rank, const int32_t *dim,
                          case_fill fill)
 {
-    const dass_val v = add_input(cg, name, cg->g->real, cg->into, layout, rank, dim, fill, 0);
+    dass_val v = add_input(cg, name, cg->g->real, cg->into, layout, rank, dim, fill, 0);
+    if (cg->stored && layout != DASS_LAYOUT_FLAT && v) {
+        cg->in[cg->n_in - 1].stored = true;
+        v = dass_cast(cg->g, v, cg->g->stored);
+        const int64_t offset = next_offset(cg, CASE_NARROW, layout, cg->g->stored);
+        if (!cg->temp) {
+            cg->used[CASE_NARROW] = offset + dass_value_count(&cg->g->vals[v]);
+            dass_place(cg->g, v, CASE_NARROW, offset);
+        }
+    }
     return cg->temp ? through_temp(cg, v) : v;
 }
 
@@ -165,15 +174,20 @@ void case_out(case_graph *cg, const char *name, dass_val v)
 {
     if (!v || cg->g->status != DASS_OK)
         return;
-    const dass_dtype dtype = cg->g->vals[v].dtype;
-    if (cg->temp && dtype == cg->g->real)
+    const bool stored = cg->g->vals[v].dtype != cg->g->real && cg->g->vals[v].dtype == cg->g->stored;
+    if (cg->temp && (stored || cg->g->vals[v].dtype == cg->g->real))
         v = through_temp(cg, v);
+    if (stored)
+        v = dass_cast(cg->g, v, cg->g->real);
+    const dass_dtype dtype = cg->g->vals[v].dtype;
     const dass_buf buf = dtype == DASS_U8 ? CASE_OUT_U8 : dtype == DASS_I32 ? CASE_OUT_I32 : CASE_OUT;
     const int64_t offset = next_offset(cg, buf, DASS_LAYOUT_NHWC, dtype);
     cg->used[buf] = offset + dass_value_count(&cg->g->vals[v]);
     dass_place(cg->g, v, buf, offset);
-    if (cg->g->status == DASS_OK)
-        add_output(cg, name, v);
+    if (cg->g->status != DASS_OK)
+        return;
+    add_output(cg, name, v);
+    cg->out[cg->n_out - 1].stored = stored;
 }
 
 void case_out_state(case_graph *cg, const char *name, dass_val ref)
@@ -271,12 +285,13 @@ dass_status case_graph_make(const test_case *t, dass_dtype real, case_mode mode,
     DASS_TRY(dass_mem_alloc(sizeof(case_graph), "case graph", &block));
     case_graph *cg = block;
     *out = cg;
-    cg->temp = mode == CASE_TEMP;
-    cg->grad = mode >= CASE_GRADIENT;
+    cg->temp = mode == CASE_TEMP || mode == CASE_STORED_TEMP;
+    cg->stored = mode == CASE_STORED || mode == CASE_STORED_TEMP;
+    cg->grad = mode >= CASE_GRADIENT && !cg->stored;
     cg->unfused = mode == CASE_UNFUSED || mode == CASE_LOWERED;
     cg->into = CASE_PARAM;
     cg->step = default_step();
-    DASS_TRY(dass_graph_make(real, &cg->g));
+    DASS_TRY(dass_graph_make_stored(real, cg->stored && real == DASS_F32 ? DASS_BF16 : real, &cg->g));
     t->build(cg, t->arg);
     DASS_TRY(cg->g->status);
     cg->used[CASE_SEED] = cg->used[CASE_OUT];
@@ -304,9 +319,10 @@ bool case_is_real(dass_buf b)
     return b == CASE_PARAM || b == CASE_CONST || b == CASE_SEED || b == CASE_OUT || b == CASE_GRAD;
 }
 
+/* What a buffer takes on the side of the test: nothing where only the graph reads and writes. */
 static size_t host_bytes(const case_graph *cg, dass_buf b, dass_dtype real)
 {
-    const size_t n = (size_t)cg->used[b];
+    const size_t n = b == CASE_NARROW ? 0 : (size_t)cg->used[b];
     if (case_is_real(b))
         return n * dass_dtype_bytes(real);
     if (b == CASE_I32 || b == CASE_OUT_I32)
@@ -341,11 +357,19 @@ static double draw(dass_rng *r, const case_tensor *t, int64_t i)
     return 0;
 }
 
+/* The nearest number of 8 bits of mantissa, as bf16 has. */
+static double to_8_bits(double x)
+{
+    int exponent = 0;
+    const double m = frexp(x, &exponent);
+    return ldexp(nearbyint(ldexp(m, 8)), exponent - 8);
+}
+
 static void fill_real(const case_tensor *t, double *x)
 {
     dass_rng r = dass_rng_make(1, DASS_RNG_TEST, dass_name_hash(t->name), (uint32_t)t->count);
     for (int64_t i = 0; i < t->count; i++)
-        x[i] = (double)(float)draw(&r, t, i);
+        x[i] = t->stored ? to_8_bits(draw(&r, t, i)) : (double)(float)draw(&r, t, i);
     for (int64_t i = t->count - 1; i > 0 && t->fill == FILL_DISTINCT; i--) {
         const uint32_t j = dass_rng_below(&r, (uint32_t)i + 1);
         const double swap = x[i];
@@ -425,7 +449,8 @@ dass_status case_program_make(dass_backend *be, const case_graph *cg, const dass
     *out = (case_program){.be = be, .cg = cg};
     size_t largest = 8;
     for (dass_buf b = 1; b < CASE_N_BUFS; b++) {
-        const size_t bytes = host_bytes(cg, b, cg->g->real);
+        const size_t narrow = (size_t)cg->used[CASE_NARROW] * dass_dtype_bytes(cg->g->stored);
+        const size_t bytes = b == CASE_NARROW ? narrow : host_bytes(cg, b, cg->g->real);
         largest = bytes > largest ? bytes : largest;
         DASS_TRY(be->ops->alloc(be, bytes ? bytes : 8, "case buffer", &out->buf[b]));
     }

@@ -26,6 +26,7 @@ typedef enum case_buf {
     CASE_OUT_U8,
     CASE_OUT_I32,
     CASE_GRAD, /* gradient check: gradients, at the offsets of CASE_PARAM */
+    CASE_NARROW, /* images and weights in the stored type: made by the graph, never copied */
     CASE_N_BUFS
 } case_buf;
 
@@ -50,6 +51,7 @@ typedef struct case_tensor {
     case_fill fill;
     int32_t below; /* FILL_BELOW; FILL_STARTS and FILL_COLUMNS: columns of the matrix */
     int32_t rows, permille;
+    bool stored; /* an input that the graph casts to the stored type, an output that it casts from it */
 } case_tensor;
 
 #define CASE_MAX_TENSORS 192
@@ -57,6 +59,7 @@ typedef struct case_tensor {
 typedef struct case_graph {
     dass_graph *g;
     bool temp, grad, unfused;
+    bool stored;  /* images and weights are in the stored type: bf16 in a graph of f32 */
     bool aligned; /* vectors too start at multiples of 16 elements; a build function may set it */
     bool astray;  /* activations too start at odd offsets; a build function may set it */
     dass_buf into; /* where real inputs go: CASE_PARAM (default) or CASE_CONST */
@@ -130,7 +133,9 @@ typedef enum case_mode {
     CASE_TEMP,
     CASE_GRADIENT,
     CASE_UNFUSED, /* as GRADIENT, but cases that know how build primitive ops instead of fused ones */
-    CASE_LOWERED  /* the graph of UNFUSED after all lowering passes */
+    CASE_LOWERED, /* the graph of UNFUSED after all lowering passes */
+    CASE_STORED,  /* as PLAIN, and as TEMP, with images and weights in bf16; in f64, of numbers that bf16 has */
+    CASE_STORED_TEMP
 } case_mode;
 
 /* Builds, lowers and finishes. `backward` appends the gradient of sum(seed * out), or of the loss,

@@ -245,6 +245,16 @@ static void build_relu_bwd(case_graph *cg, const int32_t *a)
     case_out(cg, "d_x", dass_relu_bwd(cg->g, d_y, dass_relu(cg->g, x, (dass_act)a[4]), (dass_act)a[4]));
 }
 
+static const int32_t cast_args[][CASE_MAX_ARGS] = {{1, 1, 1, 1}, {2, 3, 5, 7}, {2, 8, 6, 5}, {1, 300, 3, 3}};
+
+/* There and back: what is compared is real. */
+static void build_cast(case_graph *cg, const int32_t *a)
+{
+    const dass_val x = case_image(cg, "x", a[0], a[1], a[2], a[3], FILL_WIDE);
+    case_out(cg, "y", dass_cast(cg->g, dass_cast(cg->g, x, cg->g->real), cg->g->stored));
+    case_out(cg, "z", dass_cast(cg->g, case_vector(cg, "w", a[1], FILL_UNIFORM), cg->g->stored));
+}
+
 #define POOL_ARGS "n c h w k s p acc"
 static const int32_t pool_args[][CASE_MAX_ARGS] = {
     {2, 3, 7, 5, 3, 1, 1, 0},  {1, 5, 8, 9, 3, 2, 1, 1}, {1, 16, 6, 6, 2, 2, 0, 0}, {2, 20, 5, 5, 5, 1, 2, 1},
@@ -561,6 +571,7 @@ const case_family cases_plain[] = {
     {DASS_OP_WSUM_BWD, WSUM_ARGS, build_wsum_bwd, wsum_args + 1, sizeof(wsum_args) / sizeof(*wsum_args) - 1},
     FAMILY(GSUM, gsum, GSUM_ARGS, gsum_args),
     FAMILY(BN_RUNNING, bn_running, BN_RUNNING_ARGS, bn_running_args),
+    FAMILY(CAST, cast, "n c h w", cast_args),
     FAMILY(DROP_PATH, drop_path, DROP_PATH_ARGS, drop_path_args),
     {0},
 };

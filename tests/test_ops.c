@@ -19,6 +19,8 @@
 /* Largest difference from the double reference, relative to the largest entry of the output (or
  * 0.01). Sums of a few thousand products of numbers up to 8 in float stay well below it. */
 static const double tolerance = 1e-5;
+/* The same where the output was rounded to bf16: half a unit of 8 bits. */
+static const double stored_tolerance = 1.0 / 256 + 1e-5;
 
 static const int max_reported = 20;
 
@@ -218,7 +220,8 @@ static int compare_case(dass_backend *be, dass_backend *ref, const test_case *t,
     char name[160];
     int wrong = 0;
     case_name(t, name, sizeof(name));
-    dass_status st = run_case(ref, t, CASE_PLAIN, false, &cg[0], &d[0]);
+    const bool stored = mode == CASE_STORED || mode == CASE_STORED_TEMP;
+    dass_status st = run_case(ref, t, stored ? CASE_STORED : CASE_PLAIN, false, &cg[0], &d[0]);
     if (st == DASS_OK)
         st = run_case(be, t, mode, true, &cg[1], &d[1]);
     if (st != DASS_OK) {
@@ -227,7 +230,8 @@ static int compare_case(dass_backend *be, dass_backend *ref, const test_case *t,
     }
     for (uint32_t i = 0; !wrong && i < cg[1]->n_out; i++) {
         const double e = output_error(cg[1], i, &d[1], cg[0], &d[0]);
-        if (!(e <= allowed)) {
+        const double limit = cg[1]->out[i].stored && allowed < stored_tolerance ? stored_tolerance : allowed;
+        if (!(e <= limit)) {
             print_error("%s (mode %d): %s differs from the reference by %.3g\n", name, (int)mode, cg[1]->out[i].name,
                         e);
             wrong = 1;
@@ -277,11 +281,63 @@ static void backend_agrees_with_reference(void **state)
              mode <= CASE_TEMP; mode++)
             wrong += compare_case(be, ref, &all[i], (case_mode)mode, tolerance, &worst);
     print_message("%s: %zu cases, largest error %.2g\n", s->name, n, worst);
-    if (!only)
-        wrong += kernels_never_launched(s->backend);
     dass_backend_close(ref);
     dass_backend_close(be);
     assert_int_equal(wrong, 0);
+}
+
+/* The cases of the tests before this one have reached all kernels of the device. */
+static void every_kernel_is_reached(void **state)
+{
+    const subject *s = *state;
+    dass_backend_close(open_or_skip(s, 2));
+    if (getenv("DASS_TEST_OP") != NULL)
+        skip();
+    assert_int_equal(kernels_never_launched(s->backend), 0);
+}
+
+/* ---- bf16 --------------------------------------------------------------------------- */
+
+/* Does the case have images or weights, in ops that know bf16? Sparse inference does not. */
+static bool case_is_stored(const test_case *t)
+{
+    case_graph *cg = NULL;
+    if (t->op == DASS_OP_SPCONV || t->op == DASS_OP_IRBLOCK)
+        return false;
+    const dass_status st = case_graph_make(t, DASS_F32, CASE_STORED, false, &cg);
+    bool any = st != DASS_OK; /* to be reported */
+    for (dass_val v = 1; st == DASS_OK && v < cg->g->n_vals; v++)
+        any = any || cg->g->vals[v].dtype == DASS_BF16;
+    case_graph_free(cg);
+    return any;
+}
+
+/* With activations and weights in bf16, what is stored so agrees to half a unit of its last digit, and everything else
+ * (statistics, sums, gradients of weights, losses) as well as ever: nothing is rounded on the way. */
+static void bf16_rounds_what_is_stored(void **state)
+{
+    const subject *s = *state;
+    dass_backend *be = open_or_skip(s, 2);
+    dass_backend *ref = NULL;
+    assert_int_equal(dass_backend_open("ref64", NULL, &ref), DASS_OK);
+    size_t n;
+    const test_case *all = cases_all(&n);
+    int wrong = 0;
+    int compared = 0;
+    double worst = 0;
+    const char *only = getenv("DASS_TEST_OP");
+    for (size_t i = 0; i < n && wrong < max_reported; i++) {
+        if ((only && strcmp(only, dass_op_get(all[i].op)->name) != 0) || !case_is_stored(&all[i]))
+            continue;
+        compared++;
+        wrong += compare_case(be, ref, &all[i], CASE_STORED, tolerance, &worst);
+        wrong += compare_case(be, ref, &all[i], CASE_STORED_TEMP, tolerance, &worst);
+    }
+    print_message("%s: %d cases, largest error %.2g\n", s->name, compared, worst);
+    dass_backend_close(ref);
+    dass_backend_close(be);
+    assert_int_equal(wrong, 0);
+    assert_true(only || worst > 1e-4);
 }
 
 /* ---- precision ---------------------------------------------------------------------- */
@@ -312,14 +368,16 @@ static void tf32_rounds_factors_of_convolutions(void **state)
 }
 
 /* A device without it says so; it does not compute in another precision. */
-static void tf32_is_refused_where_it_is_not(void **state)
+static void precisions_are_refused_where_they_are_not(void **state)
 {
     (void)state;
-    static const char *const names[] = {"host", "ref", "ref64", "null"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+    static const char *const names[] = {"host", "ref64", "ref", "null"};
+    for (size_t i = 0; i < 2 * sizeof(names) / sizeof(*names); i++) {
         dass_backend *be = NULL;
-        const dass_backend_options opt = {.precision = DASS_PRECISION_TF32};
-        assert_int_equal(dass_backend_open(names[i], &opt, &be), DASS_UNSUPPORTED);
+        const dass_backend_options opt = {.precision = i < 4 ? DASS_PRECISION_TF32 : DASS_PRECISION_BF16};
+        if (i >= 6) /* the reference and the planner know bf16 */
+            continue;
+        assert_int_equal(dass_backend_open(names[i % 4], &opt, &be), DASS_UNSUPPORTED);
         assert_null(be);
         assert_non_null(strstr(dass_error_text(), "run.precision"));
     }
@@ -400,25 +458,41 @@ static size_t add_subjects(subject *out, size_t max)
     return n;
 }
 
+/* Position in the registry; its end when there is none of that name. */
+static size_t registered(const char *backend)
+{
+    size_t i = 0;
+    while (dass_backend_name(i) && strcmp(dass_backend_name(i), backend) != 0)
+        i++;
+    return i;
+}
+
 int main(void)
 {
     static subject subjects[16];
     static char names[2][16][128];
     static subject tf32 = {.name = "cuda/tf32", .backend = "cuda", .precision = DASS_PRECISION_TF32};
-    struct CMUnitTest tests[5 + 2 * 16] = {
+    static subject bf16[2] = {{.name = "ref/bf16", .backend = "ref", .precision = DASS_PRECISION_BF16},
+                              {.name = "cuda/bf16", .backend = "cuda", .precision = DASS_PRECISION_BF16}};
+    struct CMUnitTest tests[8 + 2 * 16] = {
         cmocka_unit_test(every_op_has_a_name),
         cmocka_unit_test(every_op_has_cases),
         cmocka_unit_test(every_case_builds_its_op),
-        cmocka_unit_test(tf32_is_refused_where_it_is_not),
+        cmocka_unit_test(precisions_are_refused_where_they_are_not),
         {.name = "cuda with TF32 rounds the factors of convolutions",
          .test_func = tf32_rounds_factors_of_convolutions,
          .initial_state = &tf32},
+        {.name = "the reference with bf16 rounds what is stored",
+         .test_func = bf16_rounds_what_is_stored,
+         .initial_state = &bf16[0]},
+        {.name = "cuda with bf16 rounds what is stored",
+         .test_func = bf16_rounds_what_is_stored,
+         .initial_state = &bf16[1]},
     };
-    size_t n_tests = 5;
+    size_t n_tests = 7;
     const size_t n = add_subjects(subjects, 16);
-    for (size_t i = 0; dass_backend_name(i); i++)
-        if (strcmp(dass_backend_name(i), tf32.backend) == 0)
-            tf32.i_registry = i;
+    tf32.i_registry = bf16[1].i_registry = registered("cuda");
+    bf16[0].i_registry = registered("ref");
     for (size_t i = 0; i < n; i++) {
         snprintf(names[0][i], sizeof(names[0][i]), "%.47s agrees with the reference", subjects[i].name);
         tests[n_tests++] = (struct CMUnitTest){.name = names[0][i],
@@ -431,5 +505,8 @@ int main(void)
                                                .test_func = result_is_independent_of_threads,
                                                .initial_state = &subjects[i]};
     }
+    tests[n_tests++] = (struct CMUnitTest){.name = "every kernel of cuda is reached",
+                                           .test_func = every_kernel_is_reached,
+                                           .initial_state = &tf32};
     return _cmocka_run_group_tests("ops", tests, n_tests, NULL, NULL);
 }

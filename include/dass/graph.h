@@ -20,7 +20,10 @@
  * the caller owns, at an element offset (parameters, gradients, state, inputs, results). Value 0 is "none": legal
  * wherever a doc block says "or 0".
  *
- * Types. "real" is the graph's floating type, f32 or f64: a graph built in f64 runs on the reference in double.
+ * Types. "real" is the graph's floating type, f32 or f64: a graph built in f64 runs on the reference in double. "stored"
+ * is the type in which activations (NHWC), their gradients and the weights of convolutions lie in memory: real, or bf16
+ * in a graph of f32. Whatever the type, every op computes in real from what it loads and rounds once, to nearest even,
+ * what it stores; statistics, sums over pixels, gradients of weights, probabilities and all that is flat are real.
  */
 #ifndef DASS_GRAPH_H
 #define DASS_GRAPH_H
@@ -35,7 +38,7 @@ typedef uint32_t dass_val;  /* index into the graph's values; 0 = none */
 typedef uint32_t dass_node; /* index into the graph's nodes            */
 typedef uint16_t dass_buf;  /* number of a caller-owned buffer; 0 = TEMP, in the planned arena */
 
-typedef enum dass_dtype { DASS_F32, DASS_F64, DASS_U8, DASS_I32, DASS_BITS } dass_dtype;
+typedef enum dass_dtype { DASS_F32, DASS_F64, DASS_U8, DASS_I32, DASS_BITS, DASS_BF16 } dass_dtype;
 /* NHWC: dim (N,C,H,W) stored n,h,w,c. OIHW: weights (OC, IC/groups, KH, KW) stored as written. FLAT: dim[0] elements
  * (rank 1) or rows x cols (rank 2), row major. BITS: element i is bit i%64 of word i/64. */
 typedef enum dass_layout { DASS_LAYOUT_FLAT, DASS_LAYOUT_NHWC, DASS_LAYOUT_OIHW } dass_layout;
@@ -150,7 +153,8 @@ typedef struct dass_node_rec {
 } dass_node_rec;
 
 typedef struct dass_graph {
-    dass_dtype real; /* F32 or F64 */
+    dass_dtype real;   /* F32 or F64 */
+    dass_dtype stored; /* real, or BF16 */
     dass_value *vals;
     uint32_t n_vals; /* vals[0] is none */
     dass_node_rec *nodes;
@@ -161,7 +165,10 @@ typedef struct dass_graph {
     struct dass__graph_private *priv;
 } dass_graph;
 
-dass_status dass_graph_make(dass_dtype real, dass_graph **out);
+dass_status dass_graph_make(dass_dtype real, dass_graph **out); /* stored as real */
+/* The same, with activations and weights of convolutions stored as `stored`. Errors: DASS_ARG unless that is real, or
+ * BF16 and real is F32. */
+dass_status dass_graph_make_stored(dass_dtype real, dass_dtype stored, dass_graph **out);
 void dass_graph_free(dass_graph *g);
 /* Sticky error of the chain, then dead-code removal: a node stays when it is an effect, writes a buffer, or feeds one
  * that stays. Node and value numbers change; order does not. Call once, last. */
@@ -269,6 +276,10 @@ dass_val dass_subsample(dass_graph *g, dass_val x, int32_t stride, int32_t offse
 /* Along C, in order. */
 dass_val dass_concat(dass_graph *g, const dass_val *x, uint32_t n);
 
+/* The same numbers in another type, the graph's real one or the stored one: dst = x, rounded to nearest even. Any shape.
+ * Its gradient is the cast back. */
+dass_val dass_cast(dass_graph *g, dass_val x, dass_dtype to);
+
 /* n-ary weighted sum, each term optionally batch-normalised on load:
  *     dst = sum_k  f_k * t_k,   f_k = p[index_k] or 1 when index_k = -1
  *     t_k = x_k                                         when mean_k = 0
@@ -286,7 +297,7 @@ dass_val dass_softmax(dass_graph *g, dass_val a);
 
 /* Cross-entropy of logits (N,C,1,1) against labels i32 (N), with label smoothing s: target (1-s) on the label plus
  * s/C everywhere. Rows >= step.valid (0 means all) contribute nothing. Outputs of the node: loss (1) = mean over valid
- * rows, correct (1) = number of valid rows whose first maximum is the label, probs (N,C,1,1), kept for the gradient.
+ * rows, correct (1) = number of valid rows whose first maximum is the label, probs (N,C,1,1) real, kept for the gradient.
  * Node inputs: logits, labels, step. */
 void dass_xent(dass_graph *g, dass_val logits, dass_val labels, dass_val step, double smoothing, dass_val *loss,
                dass_val *correct);

@@ -6,6 +6,7 @@
  *
  *     W    | stem.conv | cell0.pre0 | cell0.e0.sep3.dw1 | ...        weights: everything that a mask may prune
  *     W_GRAD, W_MOM, SCORE, SCORE_GRAD, SCORE_MOM, MASKED, BITS, W_EMA      the same offsets
+ *     W_STORED                                  W or MASKED as convolutions read them in bf16
  *     AF   | stem.gamma | stem.beta | ... | classifier.bias          never pruned
  */
 #ifndef DASS_PARAM_H
@@ -56,7 +57,8 @@
     X(DATA_IMAGES, U8, 0)       \
     X(DATA_LABELS, I32, 0)      \
     X(ORDER, I32, 0)            \
-    X(VAL_ORDER, I32, 0)
+    X(VAL_ORDER, I32, 0)            \
+    X(W_STORED, BF16, W)
 
 enum {
     DASS_BUF_TEMP,

@@ -11,7 +11,7 @@
 #include "dass/exec.h"
 #include "dass/rng.h"
 
-enum { NONE, PARAM, STATE, BYTES, INTS, COUNT, STEP, BITS, SEED, OUT, GRAD, N_BUFS };
+enum { NONE, PARAM, STATE, BYTES, INTS, COUNT, STEP, BITS, NARROW, SEED, OUT, GRAD, N_BUFS };
 enum { MAX_OUT = 8, LINE = 64 }; /* elements: values begin at multiples of it, and `shift` further */
 
 /* The same numbers serve every operation: those that have no window ignore k, stride and dil. */
@@ -52,10 +52,23 @@ static dass_val place(builder *b, dass_dtype dtype, dass_buf buf, dass_layout la
     return dass_ref_typed(b->g, "odd", dtype, buf, at, layout, rank, dim);
 }
 
+/* Real numbers in the stored type, at a place that misses its line as much as any. */
+static dass_val stored(builder *b, dass_layout layout, const int32_t *dim)
+{
+    const dass_val x = place(b, b->g->real, PARAM, layout, 4, dim);
+    if (x == 0 || b->g->stored == b->g->real)
+        return x;
+    const dass_val v = dass_cast(b->g, x, b->g->stored);
+    const int64_t at = (b->used[NARROW] + LINE - 1) / LINE * LINE + b->s->shift;
+    b->used[NARROW] = at + dass_value_count(&b->g->vals[x]);
+    dass_place(b->g, v, NARROW, at);
+    return v;
+}
+
 static dass_val image_of(builder *b, int32_t c)
 {
     const int32_t dim[] = {b->s->n, c, b->s->h, b->s->w};
-    return place(b, b->g->real, PARAM, DASS_LAYOUT_NHWC, 4, dim);
+    return stored(b, DASS_LAYOUT_NHWC, dim);
 }
 
 static dass_val image(builder *b)
@@ -65,7 +78,7 @@ static dass_val image(builder *b)
 
 static dass_val weights(builder *b, int32_t oc, int32_t ic, int32_t k)
 {
-    return place(b, b->g->real, PARAM, DASS_LAYOUT_OIHW, 4, (const int32_t[]){oc, ic, k, k});
+    return stored(b, DASS_LAYOUT_OIHW, (const int32_t[]){oc, ic, k, k});
 }
 
 static dass_val vector(builder *b, int32_t n)
@@ -118,6 +131,8 @@ static void result(builder *b, dass_val v)
 {
     if (v == 0 || b->g->status != DASS_OK)
         return;
+    if (b->g->vals[v].dtype != b->g->real)
+        v = dass_cast(b->g, v, b->g->real);
     const int64_t at = (b->used[OUT] + LINE - 1) / LINE * LINE + b->s->shift;
     dass_place(b->g, v, OUT, at);
     b->used[OUT] = at + dass_value_count(&b->g->vals[v]);
@@ -301,6 +316,14 @@ static void make_drop_path(builder *b)
     result(b, dass_drop_path(b->g, image(b), ints(b), step(b), dass_name_hash("odd")));
 }
 
+/* Both ways. */
+static void make_cast(builder *b)
+{
+    const dass_val there = dass_cast(b->g, vector(b, b->s->flat), b->g->stored);
+    result(b, dass_cast(b->g, there, b->g->real));
+    result(b, image(b));
+}
+
 static void make_dwpw(builder *b)
 {
     const int32_t c = b->s->c;
@@ -420,6 +443,7 @@ static const maker makers[DASS_N_OPS] = {
     [DASS_OP_SOFTMAX] = make_softmax,
     [DASS_OP_XENT] = make_xent,
     [DASS_OP_DROP_PATH] = make_drop_path,
+    [DASS_OP_CAST] = make_cast,
     [DASS_OP_DWPW] = make_dwpw,
     [DASS_OP_FILL] = make_fill,
     [DASS_OP_COPY] = make_copy,
@@ -452,13 +476,19 @@ static dass_status append_gradient(builder *b)
     return dass_graph_grad_seeded(b->g, b->out, d_y, b->n_out, &wrt, 1);
 }
 
+/* Sparse inference knows real numbers only. */
+static dass_dtype stored_of(const dass_backend *be, dass_op op)
+{
+    return op == DASS_OP_SPCONV || op == DASS_OP_IRBLOCK ? be->ops->real : be->stored;
+}
+
 static dass_status build(builder *b, dass_op op, const shape *s, dass_backend *be)
 {
     *b = (builder){.s = s, .be = be};
     if (makers[op] == NULL)
         return DASS_FAIL(DASS_INTERNAL, "coverage: no graph for operation %s; add one to src/bench/coverage_graphs.c",
                          dass_op_get(op)->name);
-    DASS_TRY(dass_graph_make(be->ops->real, &b->g));
+    DASS_TRY(dass_graph_make_stored(be->ops->real, stored_of(be, op), &b->g));
     makers[op](b);
     if (b->g->status == DASS_OK && (dass_op_get(op)->flags & DASS_OPF_D) != 0)
         DASS_TRY(append_gradient(b));
@@ -484,6 +514,8 @@ static size_t bytes_of(const builder *b, dass_buf buf)
         return (n + 63) / 64 * 8;
     if (buf == BYTES || buf == STEP)
         return n;
+    if (buf == NARROW)
+        return n * dass_dtype_bytes(b->g->stored);
     return n * dass_dtype_bytes(buf == INTS || buf == COUNT ? DASS_I32 : b->g->real);
 }
 
@@ -562,7 +594,7 @@ static dass_status check_results(runner *r)
 {
     const dass_graph *g = r->b.g;
     for (dass_buf buf = STATE; buf < N_BUFS; buf++) {
-        if (r->bytes[buf] == 0 || (buf != STATE && buf < OUT))
+        if (r->bytes[buf] == 0 || (buf != STATE && buf < OUT)) /* what NARROW holds is cast from finite numbers */
             continue;
         DASS_TRY(r->be->ops->read(r->be, r->host, r->buf[buf], r->bytes[buf]));
         for (dass_val v = 1; v < g->n_vals; v++) {

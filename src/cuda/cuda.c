@@ -304,12 +304,17 @@ bool dass__cuda_small(const dass_cuda *c, const dass_graph *g, dass_node n)
 
 uint32_t dass__cuda_variant(const dass_graph *g, dass_node n)
 {
+    uint32_t width = DASS_K_V4;
+    uint32_t stored = 0;
     for (uint32_t i = 0; i < g->nodes[n].n_in + g->nodes[n].n_out; i++) {
         const dass_value *v = &g->vals[dass_node_in(g, n)[i]];
-        if (dass_node_in(g, n)[i] != 0 && v->layout == DASS_LAYOUT_NHWC && !dass__cuda_vec4(v, v->dim[1]))
-            return DASS_K_V1;
+        if (dass_node_in(g, n)[i] == 0 || v->layout != DASS_LAYOUT_NHWC)
+            continue;
+        stored |= dass__cuda_stored(v);
+        if (!dass__cuda_vec4(v, v->dim[1]))
+            width = DASS_K_V1;
     }
-    return DASS_K_V4;
+    return width | stored;
 }
 
 dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t variant)
@@ -322,7 +327,7 @@ dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t varian
 dass_k_grid dass__cuda_walk_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, uint32_t lanes,
                                  dass_k_reduce *out)
 {
-    const uint32_t v = variant == DASS_K_V4 ? 4 : 1;
+    const uint32_t v = dass__cuda_width(variant);
     const uint32_t all = (n_c + v - 1) / v;
     uint32_t tx = 1;
     while (tx < all && tx < lanes)
@@ -339,7 +344,7 @@ dass_k_grid dass__cuda_walk_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, u
 
 dass_k_grid dass__cuda_reduce_grid(const dass_cuda *c, uint32_t m, uint32_t n_c, uint32_t variant, dass_k_reduce *out)
 {
-    const uint32_t v = variant == DASS_K_V4 ? 4 : 1;
+    const uint32_t v = dass__cuda_width(variant);
     const uint32_t lanes = (n_c + v - 1) / v;
     uint32_t tx = 1;
     while (tx < lanes && tx < 32) /* a warp reads a whole line of a pixel; more pixels beat more channels a block */
@@ -602,5 +607,5 @@ const dass_backend_ops dass_backend_cuda = {
     .replay_free = cuda_replay_free,
     .replay_nodes = cuda_replay_nodes,
     .real = DASS_F32,
-    .has_tf32 = true,
+    .precisions = 1u << DASS_PRECISION_TF32 | 1u << DASS_PRECISION_BF16,
 };

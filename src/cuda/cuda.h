@@ -131,7 +131,18 @@ static inline bool dass__cuda_vec4(const dass_value *v, int32_t row)
     }
 /* Are all values of the node below 2^31 elements? Kernels that number their threads in 32 bits ask for it. */
 bool dass__cuda_small(const dass_cuda *c, const dass_graph *g, dass_node n);
-/* DASS_K_V4 when 4 channels of every activation of the node can be taken at once, else DASS_K_V1. */
+/* DASS_K_BF16 when v is in bf16, else 0: part of the variant of every launcher with stored tensors. */
+static inline uint32_t dass__cuda_stored(const dass_value *v)
+{
+    return v->dtype == DASS_BF16 ? DASS_K_BF16 : 0;
+}
+/* Channels to a thread. */
+static inline uint32_t dass__cuda_width(uint32_t variant)
+{
+    return (variant & ~(uint32_t)DASS_K_BF16) == DASS_K_V4 ? 4 : 1;
+}
+/* DASS_K_V4 when 4 channels of every activation of the node can be taken at once, else DASS_K_V1; with DASS_K_BF16 when
+ * any of them is in bf16. */
 uint32_t dass__cuda_variant(const dass_graph *g, dass_node n);
 /* Grid of an elementwise kernel over n threads' worth of work: at most a few waves of the device. */
 dass_k_grid dass__cuda_flat_grid(const dass_cuda *c, uint64_t n, uint32_t variant);

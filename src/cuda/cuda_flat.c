@@ -73,6 +73,8 @@ static uint32_t word_of(dass_dtype dtype, double value)
         u.i = (int32_t)value;
     else
         u.f = (float)value;
+    if (dtype == DASS_BF16) /* to nearest, ties to even */
+        u.word = (u.word + 0x7fffu + (u.word >> 16 & 1u)) >> 16 << 16 | (u.word + 0x7fffu + (u.word >> 16 & 1u)) >> 16;
     return u.word;
 }
 
@@ -94,6 +96,41 @@ BIND(fill)
     (void)c, (void)g, (void)n, (void)ws;
     dass_k_fill *a = dass__cuda_args(impl, 0);
     a->dst = args[0];
+    return DASS_OK;
+}
+
+/* ---- cast -------------------------------------------------------------------------------------------------------- */
+
+static dass_status prepare_copy(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
+
+static dass_status prepare_cast(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
+{
+    const dass_value *x = dass__cuda_in(g, n, 0);
+    const dass_value *y = dass__cuda_out(g, n, 0);
+    if (x->dtype == y->dtype)
+        return prepare_copy(c, mem, g, n, k);
+    const bool wide = dass__cuda_vec4(x, 0) && dass__cuda_vec4(y, 0);
+    const uint32_t v = (wide ? DASS_K_V4 : DASS_K_V1) | dass__cuda_stored(y);
+    const uint64_t count = (uint64_t)dass_value_count(y);
+    void *p = NULL;
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_cast_run, "cast",
+                            dass__cuda_flat_grid(c, (count + 3) / dass__cuda_width(v), v), sizeof(dass_k_cast), &p));
+    ((dass_k_cast *)p)->n = (size_t)count;
+    return DASS_OK;
+}
+
+BIND(cast)
+{
+    (void)c, (void)ws;
+    if (dass__cuda_in(g, n, 0)->dtype == dass__cuda_out(g, n, 0)->dtype) {
+        dass_k_copy *copy = dass__cuda_args(impl, 0);
+        copy->src = args[0];
+        copy->dst = args[1];
+        return DASS_OK;
+    }
+    dass_k_cast *a = dass__cuda_args(impl, 0);
+    a->x = args[0];
+    a->y = args[1];
     return DASS_OK;
 }
 
@@ -444,6 +481,7 @@ BIND(hvp)
 const dass__cuda_row dass__cuda_rows_flat[] = {
     ROW(FILL, fill),
     ROW(COPY, copy),
+    ROW(CAST, cast),
     ROW(NORM2, norm2),
     ROW(MASK_THRESHOLD, mask_threshold),
     ROW(MASK_APPLY, mask_apply),

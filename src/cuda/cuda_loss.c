@@ -91,7 +91,7 @@ static dass_status prepare_xent_bwd(dass_cuda *c, dass_arena *mem, const dass_gr
 {
     const dass_value *x = dass__cuda_in(g, n, 0);
     const uint32_t v = dass__cuda_variant(g, n);
-    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(x) / (v == DASS_K_V4 ? 4 : 1), v);
+    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(x) / dass__cuda_width(v), v);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_xent_bwd_run, "xent_bwd", grid, sizeof(dass_k_xent_bwd), &p));
     dass_k_xent_bwd *a = p;

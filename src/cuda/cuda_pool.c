@@ -21,7 +21,7 @@ static dass_k_window window_of(const dass_value *x, const dass_value *y, dass_po
 /* A thread for every V channels of every pixel of v. */
 static dass_k_grid grid_over(const dass_cuda *c, const dass_value *v, uint32_t variant)
 {
-    return dass__cuda_flat_grid(c, (uint64_t)dass_value_count(v) / (variant == DASS_K_V4 ? 4 : 1), variant);
+    return dass__cuda_flat_grid(c, (uint64_t)dass_value_count(v) / dass__cuda_width(variant), variant);
 }
 
 /* ---- max_pool: x -> y, index; avg_pool: x -> y ------------------------------------------------------------------ */
@@ -97,7 +97,7 @@ static dass_status prepare_global_pool(dass_cuda *c, dass_arena *mem, const dass
     const dass_value *x = dass__cuda_in(g, n, 0);
     const uint32_t v = dass__cuda_variant(g, n);
     const uint32_t area = (uint32_t)x->dim[2] * (uint32_t)x->dim[3];
-    const uint32_t lanes = (uint32_t)x->dim[1] / (v == DASS_K_V4 ? 4 : 1);
+    const uint32_t lanes = (uint32_t)x->dim[1] / dass__cuda_width(v);
     uint32_t tx = 1; /* a line of channels, and more where there are not enough pixels for the threads */
     while (tx < lanes && (tx < 32 || (tx < 256 && 256 / tx > area)))
         tx *= 2;

@@ -8,7 +8,7 @@
 
 static uint32_t width_of(uint32_t variant)
 {
-    return variant == DASS_K_V4 ? 4 : 1;
+    return dass__cuda_width(variant);
 }
 
 /* Of the first n_in inputs and output 0 as runs of `row` elements. */

@@ -76,6 +76,8 @@ dass_dtype dass_backend_real(const char *name)
     return r && r->ops ? r->ops->real : DASS_F32;
 }
 
+static const char *const precisions[DASS_N_PRECISIONS] = {"fp32", "tf32", "bf16"};
+
 dass_status dass_backend_open(const char *name, const dass_backend_options *opt, dass_backend **out)
 {
     *out = NULL;
@@ -92,19 +94,27 @@ dass_status dass_backend_open(const char *name, const dass_backend_options *opt,
     }
     const dass_backend_options none = {0};
     const dass_backend_options *o = opt ? opt : &none;
-    if (o->precision != DASS_PRECISION_FP32 && !ops->has_tf32)
-        return DASS_FAIL(DASS_UNSUPPORTED,
-                         "device '%s' computes in its own precision only; leave run.precision at fp32", name);
-    return ops->open(o, out);
+    if (o->precision != DASS_PRECISION_FP32 && (ops->precisions & 1u << o->precision) == 0)
+        return DASS_FAIL(DASS_UNSUPPORTED, "device '%s' has no %s; leave run.precision at fp32", name,
+                         precisions[o->precision]);
+    DASS_TRY(ops->open(o, out));
+    (*out)->stored = o->precision == DASS_PRECISION_BF16 ? DASS_BF16 : ops->real;
+    return DASS_OK;
+}
+
+static dass_precision precision_of(const char *word)
+{
+    int p = DASS_PRECISION_FP32; /* the configuration lets no other word through */
+    while (p + 1 < DASS_N_PRECISIONS && strcmp(word, precisions[p]) != 0)
+        p++;
+    return (dass_precision)p;
 }
 
 dass_status dass_backend_open_for(const dass_config *c, const char *device, dass_backend **out)
 {
     char name[DASS_TEXT_MAX];
     (void)snprintf(name, sizeof name, "%s", device);
-    dass_backend_options opt = {.n_threads = (int)c->run_threads,
-                                .precision =
-                                    strcmp(c->run_precision, "tf32") == 0 ? DASS_PRECISION_TF32 : DASS_PRECISION_FP32};
+    dass_backend_options opt = {.n_threads = (int)c->run_threads, .precision = precision_of(c->run_precision)};
     char *colon = strchr(name, ':');
     if (colon != NULL) {
         char *end = NULL;
@@ -181,6 +191,9 @@ dass_status dass_exec_make(dass_backend *be, const dass_graph *g, const dass_exe
     if (g->real != be->ops->real && be->ops != &dass__backend_null)
         return DASS_FAIL(DASS_ARG, "exec: the graph is in %s, device '%s' computes in %s",
                          g->real == DASS_F64 ? "f64" : "f32", be->ops->name, be->ops->real == DASS_F64 ? "f64" : "f32");
+    if (g->stored != g->real && g->stored != be->stored)
+        return DASS_FAIL(DASS_ARG, "exec: the graph stores activations in bf16, device '%s' was opened without",
+                         be->ops->name);
     dass_status st = DASS_OK;
     void *p = NULL;
     DASS_TRY(dass_mem_alloc(sizeof(dass_exec), "executor", &p));

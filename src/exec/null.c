@@ -96,4 +96,5 @@ const dass_backend_ops dass__backend_null = {
     .drop = NULL,
     .can = null_can,
     .real = DASS_F32,
+    .precisions = 1u << DASS_PRECISION_BF16,
 };

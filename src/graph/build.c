@@ -39,9 +39,17 @@ static uint32_t hash_slot(uint64_t h, uint32_t n_slots)
 
 dass_status dass_graph_make(dass_dtype real, dass_graph **out)
 {
+    return dass_graph_make_stored(real, real, out);
+}
+
+dass_status dass_graph_make_stored(dass_dtype real, dass_dtype stored, dass_graph **out)
+{
     *out = NULL;
     if (real != DASS_F32 && real != DASS_F64)
         return DASS_FAIL(DASS_ARG, "graph: real type %d is neither f32 nor f64", (int)real);
+    if (stored != real && (stored != DASS_BF16 || real != DASS_F32))
+        return DASS_FAIL(DASS_ARG, "graph: activations stored as type %d, real numbers are %s; only bf16 beside f32",
+                         (int)stored, real == DASS_F64 ? "f64" : "f32");
     dass_arena *arena = NULL;
     DASS_TRY(dass_arena_make("graph", &arena));
     dass_status st = DASS_OK;
@@ -51,6 +59,7 @@ dass_status dass_graph_make(dass_dtype real, dass_graph **out)
     DASS_TRY_TO(dass_mem_alloc(sizeof(struct dass__graph_private), "graph", &priv), st, out);
     dass_graph *g = mem;
     g->real = real;
+    g->stored = stored;
     g->priv = priv;
     g->priv->arena = arena;
     g->n_vals = 1; /* value 0 and node 0 are "none" */

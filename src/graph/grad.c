@@ -330,6 +330,9 @@ static void apply_rule(sweep *s, const node_view *v)
     case DASS_OP_DROP_PATH:
         drop_path_rule(s, v);
         break;
+    case DASS_OP_CAST:
+        push_plain(s, v->in[0], dass_cast(s->g, take(s, v->out[0]), s->g->vals[v->in[0]].dtype));
+        break;
     case DASS_OP_BN_STATS:
         break; /* see the head of the file */
     default:

@@ -267,7 +267,7 @@ dass_status dass_graph_lower(const dass_graph *g, unsigned passes, bool (*can)(v
         l.passes &= ~(unsigned)DASS_LOWER_WSUM_BN;
     dass_status st = DASS_OK;
     void *p = NULL;
-    DASS_TRY_TO(dass_graph_make(g->real, &l.out), st, out);
+    DASS_TRY_TO(dass_graph_make_stored(g->real, g->stored, &l.out), st, out);
     DASS_TRY_TO(dass_mem_alloc(g->n_vals * sizeof *l.map, "lowering", &p), st, out);
     l.map = p;
     DASS_TRY_TO(dass_mem_alloc((g->n_vals + 2) * sizeof *l.first_user, "lowering", &p), st, out);

@@ -25,6 +25,8 @@ size_t dass_dtype_bytes(dass_dtype t)
         return 4;
     case DASS_F64:
         return 8;
+    case DASS_BF16:
+        return 2;
     case DASS_U8:
         return 1;
     case DASS_BITS:

@@ -256,7 +256,17 @@ dass_val dass_xent_bwd(dass_graph *g, dass_val probs, dass_val labels, dass_val 
         return 0;
     const dass_attr a = {.scalar = {.value = smoothing}};
     const dass_val in[] = {probs, labels, step};
-    return dass__node1(g, DASS_OP_XENT_BWD, in, 3, &a, dass__shape_of(g, probs));
+    dass__shape s = dass__shape_of(g, probs);
+    s.dtype = g->stored;
+    return dass__node1(g, DASS_OP_XENT_BWD, in, 3, &a, s);
+}
+
+/* Gradients of weights are sums: real. */
+static dass__shape real_shape_of(const dass_graph *g, dass_val v)
+{
+    dass__shape s = dass__shape_of(g, v);
+    s.dtype = g->real;
+    return s;
 }
 
 dass_dwpw_grad dass_dwpw_bwd(dass_graph *g, dass_dwpw_in in, dass_val y, dass_val d, dass_val coef, dass_val acc,
@@ -281,7 +291,7 @@ dass_dwpw_grad dass_dwpw_bwd(dass_graph *g, dass_dwpw_in in, dass_val y, dass_va
     const dass__shape s[] = {
         (want & 1) ? dass__shape_of(g, in.x) : none,        (want & 1) && norm ? dass__shape_rows(g, 3, c) : none,
         (want & 2) && norm ? dass__shape_flat(g, c) : none, (want & 2) && norm ? dass__shape_flat(g, c) : none,
-        (want & 4) ? dass__shape_of(g, in.w_dw) : none,     (want & 4) ? dass__shape_of(g, in.w_pw) : none,
+        (want & 4) ? real_shape_of(g, in.w_dw) : none,      (want & 4) ? real_shape_of(g, in.w_pw) : none,
     };
     dass_val out[6];
     dass__node_add(g, DASS_OP_DWPW_BWD, args, 11, &attr, s, 6, NULL, out);

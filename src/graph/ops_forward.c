@@ -14,7 +14,7 @@ dass__shape dass__shape_of(const dass_graph *g, dass_val v)
 
 dass__shape dass__shape_nhwc(const dass_graph *g, int32_t n, int32_t c, int32_t h, int32_t w)
 {
-    return (dass__shape){.dtype = g->real, .layout = DASS_LAYOUT_NHWC, .rank = 4, .dim = {n, c, h, w}};
+    return (dass__shape){.dtype = g->stored, .layout = DASS_LAYOUT_NHWC, .rank = 4, .dim = {n, c, h, w}};
 }
 
 dass__shape dass__shape_flat(const dass_graph *g, int32_t n)
@@ -43,9 +43,10 @@ static bool is_image(dass_graph *g, const char *op, dass_val x)
 {
     if (g->status != DASS_OK)
         return false;
-    if (x != 0 && g->vals[x].layout == DASS_LAYOUT_NHWC && g->vals[x].dtype == g->real)
+    if (x != 0 && g->vals[x].layout == DASS_LAYOUT_NHWC && g->vals[x].dtype == g->stored)
         return true;
-    dass__graph_fail(g, DASS_ARG, "%s: x is %s, expected a real (N,C,H,W) activation", op, dass__show(g, x));
+    dass__graph_fail(g, DASS_ARG, "%s: x is %s, expected a (N,C,H,W) activation of the stored type", op,
+                     dass__show(g, x));
     return false;
 }
 
@@ -162,7 +163,7 @@ dass_val dass_conv(dass_graph *g, dass_val x, dass_val w, dass_val bias, dass_co
         return 0;
     const dass_value *xv = &g->vals[x];
     const dass_value *wv = &g->vals[w];
-    if (w == 0 || wv->layout != DASS_LAYOUT_OIHW || wv->dtype != g->real || wv->dim[2] != a.kh || wv->dim[3] != a.kw ||
+    if (w == 0 || wv->layout != DASS_LAYOUT_OIHW || wv->dtype != g->stored || wv->dim[2] != a.kh || wv->dim[3] != a.kw ||
         (int64_t)wv->dim[1] * a.groups != xv->dim[1] || wv->dim[0] % a.groups != 0)
         return dass__graph_fail(g, DASS_ARG, "conv: weights %s do not fit x %s with kernel %dx%d and %d groups",
                                 dass__show(g, w), dass__show(g, x), a.kh, a.kw, a.groups);
@@ -343,6 +344,20 @@ dass_val dass_concat(dass_graph *g, const dass_val *x, uint32_t n)
 
 #define MAX_TERMS 60
 
+dass_val dass_cast(dass_graph *g, dass_val x, dass_dtype to)
+{
+    if (g->status != DASS_OK)
+        return 0;
+    const dass_dtype from = g->vals[x].dtype;
+    if (x == 0 || (from != g->real && from != g->stored) || (to != g->real && to != g->stored))
+        return dass__graph_fail(g, DASS_ARG, "cast: %s to type %d, both must be of the graph's real or stored type",
+                                dass__show(g, x), (int)to);
+    const dass_attr a = {.scalar = {.i = (int32_t)to}};
+    dass__shape s = dass__shape_of(g, x);
+    s.dtype = to;
+    return dass__node1(g, DASS_OP_CAST, &x, 1, &a, s);
+}
+
 dass_val dass_wsum(dass_graph *g, dass_val p, const dass_term *terms, uint32_t n)
 {
     if (g->status != DASS_OK)
@@ -397,7 +412,8 @@ void dass_xent(dass_graph *g, dass_val logits, dass_val labels, dass_val step, d
     }
     const dass_attr a = {.scalar = {.value = smoothing}};
     const dass_val in[] = {logits, labels, step};
-    const dass__shape s[] = {dass__shape_flat(g, 1), dass__shape_flat(g, 1), dass__shape_of(g, logits)};
+    dass__shape s[] = {dass__shape_flat(g, 1), dass__shape_flat(g, 1), dass__shape_of(g, logits)};
+    s[2].dtype = g->real;
     dass_val out[3];
     dass__node_add(g, DASS_OP_XENT, in, 3, &a, s, 3, NULL, out);
     *loss = out[0];
@@ -415,7 +431,7 @@ dass_val dass_dwpw(dass_graph *g, dass_dwpw_in in, dass_conv_attr a, dass_val *m
     const dass_value *x = &g->vals[in.x];
     const dass_value *dw = &g->vals[in.w_dw];
     const dass_value *pw = &g->vals[in.w_pw];
-    if (!in.w_dw || !in.w_pw || dw->dim[0] != x->dim[1] || dw->dim[1] != 1 || dw->dim[2] != a.kh ||
+    if (!in.w_dw || !in.w_pw || dw->dtype != g->stored || pw->dtype != g->stored || dw->dim[0] != x->dim[1] || dw->dim[1] != 1 || dw->dim[2] != a.kh ||
         dw->dim[3] != a.kw || pw->dim[1] != x->dim[1] || pw->dim[2] != 1 || pw->dim[3] != 1)
         return dass__graph_fail(g, DASS_ARG, "dwpw: depthwise %s and pointwise %s do not fit x %s with kernel %dx%d",
                                 dass__show(g, in.w_dw), dass__show(g, in.w_pw), dass__show(g, in.x), a.kh, a.kw);

@@ -7,7 +7,7 @@ static bool is_image(dass_graph *g, const char *op, const char *what, dass_val x
 {
     if (g->status != DASS_OK)
         return false;
-    if (x != 0 && g->vals[x].layout == DASS_LAYOUT_NHWC && g->vals[x].dtype == g->real)
+    if (x != 0 && g->vals[x].layout == DASS_LAYOUT_NHWC && g->vals[x].dtype == g->real && g->stored == g->real)
         return true;
     dass__graph_fail(g, DASS_ARG, "%s: %s is %s, expected a real (N,C,H,W) activation", op, what, dass__show(g, x));
     return false;

@@ -55,6 +55,12 @@ static inline const dass_value *dass__out(const dass_graph *g, dass_node n, uint
     return &g->vals[dass_node_out(g, n)[i]];
 }
 
+/* ref_widen.c: a node with values in bf16, for rows that know real numbers only. widen: replaces the kernel of such a
+ * node by one that runs it between conversions. bind: the impl inside, with its arguments; *ws: what is left for it. */
+dass_status dass__ref_widen(dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
+dass_status dass__ref_run_widened(dass_backend *be, void *impl);
+dass__impl *dass__ref_bind_widened(void *impl, void *const *args, void **ws);
+
 extern const dass_backend_ops dass_backend_host; /* host.c */
 extern const dass_backend_ops dass_backend_ref;  /* ref.c: the reference in f32 */
 extern const dass_backend_ops dass_backend_ref64; /* ref.c: in f64 */

@@ -182,6 +182,7 @@ static size_t ws_none(const dass_graph *g, dass_node n)
     R(SOFTMAX, softmax, ws_none)                   \
     R(XENT, xent, ws_none)                         \
     R(DROP_PATH, drop_path, ws_none)               \
+    R(CAST, cast, ws_none)                         \
     R(DWPW, dwpw, ws_dwpw)                         \
     R(SPCONV, spconv, ws_none)                     \
     R(IRBLOCK, irblock, ws_irblock)                \

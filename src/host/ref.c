@@ -108,7 +108,7 @@ static dass_status ref_select(dass_backend *be, dass_arena *mem, const dass_grap
     *out = (dass_kernel){.name = row->name};
     DASS_TRY(row->prepare(NULL, mem, g, n, out));
     ((dass__impl *)out->impl)->row = row;
-    return DASS_OK;
+    return dass__ref_widen(mem, g, n, out);
 }
 
 static dass_status ref_bind(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args,
@@ -118,8 +118,11 @@ static dass_status ref_bind(dass_backend *be, const dass_graph *g, dass_node n, 
     (void)g;
     (void)n;
     dass__impl *impl = k->impl;
-    for (uint32_t i = 0; i < impl->n_in + impl->n_out; i++)
-        impl->arg[i] = args[i];
+    if (k->run == dass__ref_run_widened)
+        impl = dass__ref_bind_widened(k->impl, args, &ws);
+    else
+        for (uint32_t i = 0; i < impl->n_in + impl->n_out; i++)
+            impl->arg[i] = args[i];
     impl->ws = ws;
     return DASS_OK;
 }
@@ -137,12 +140,12 @@ static bool ref_can(dass_backend *be, dass_op op)
     return true;
 }
 
-#define REF_OPS(text, open_fn, type)                                                                   \
+#define REF_OPS(text, open_fn, type, more)                                                                  \
     {                                                                                                  \
         .name = (text), .open = (open_fn), .close = ref_close, .alloc = ref_alloc, .free = ref_free,   \
         .write = ref_copy, .read = ref_copy, .fill = ref_fill, .sync = ref_sync, .select = ref_select, \
-        .bind = ref_bind, .drop = ref_drop, .can = ref_can, .real = (type)                             \
+        .bind = ref_bind, .drop = ref_drop, .can = ref_can, .real = (type), .precisions = (more)        \
     }
 
-const dass_backend_ops dass_backend_ref = REF_OPS("ref", ref_open, DASS_F32);
-const dass_backend_ops dass_backend_ref64 = REF_OPS("ref64", ref64_open, DASS_F64);
+const dass_backend_ops dass_backend_ref = REF_OPS("ref", ref_open, DASS_F32, 1u << DASS_PRECISION_BF16);
+const dass_backend_ops dass_backend_ref64 = REF_OPS("ref64", ref64_open, DASS_F64, 0);

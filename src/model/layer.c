@@ -41,7 +41,8 @@ static dass_val parameter(dass__builder *b, dass_buf buf, const dass_param *desc
     }
     const dass_param *p = dass_store_get(b->s, index);
     const dass_layout layout = p->rank == 4 ? DASS_LAYOUT_OIHW : DASS_LAYOUT_FLAT;
-    return dass_ref(b->g, p->name, buf, p->offset, layout, p->rank, p->dim);
+    const dass_dtype dtype = p->group == DASS_GROUP_W ? b->g->stored : b->g->real;
+    return dass_ref_typed(b->g, p->name, dtype, buf, p->offset, layout, p->rank, p->dim);
 }
 
 static dass_val weight(dass__builder *b, const char *name, dass_kind kind, int32_t oc, int32_t ic,
@@ -54,7 +55,7 @@ static dass_val weight(dass__builder *b, const char *name, dass_kind kind, int32
                              .rank = 4,
                              .dim = {oc, ic, k, k},
                              .auxiliary = b->auxiliary};
-    return parameter(b, b->weights == DASS_WEIGHTS_MASKED ? DASS_BUF_MASKED : DASS_BUF_W, &desc);
+    return parameter(b, dass__weights_buf(b->g, b->weights == DASS_WEIGHTS_MASKED), &desc);
 }
 
 /* One value per channel. */

@@ -84,6 +84,8 @@ dass_val dass__resnet18(dass__builder *b, const dass_arch *arch, dass_val x);
 /* Reference to a whole buffer of the store, flat, as it is at this place of the graph; and to the step block. */
 dass_val dass__whole(dass_graph *g, const dass_store *s, dass_buf b);
 dass_val dass__step_ref(dass_graph *g);
+/* Where convolutions of a graph find their weights: the buffer that a gradient is taken with respect to. */
+dass_buf dass__weights_buf(const dass_graph *g, bool masked);
 /* Gradient and effects of the four tasks of a second-order step, behind the loss of their forward graph. */
 dass_status dass__unrolled_build(dass_graph *g, const dass_store *s, const dass_phase *phase, dass_val loss);
 bool dass__task_is_unrolled(dass_task task);

@@ -49,6 +49,23 @@ static void build_masks(dass_graph *g, const dass_store *s, const dass_phase *ph
                     whole(g, s, DASS_BUF_MASKED));
 }
 
+dass_buf dass__weights_buf(const dass_graph *g, bool masked)
+{
+    if (g->stored != g->real)
+        return DASS_BUF_W_STORED;
+    return masked ? DASS_BUF_MASKED : DASS_BUF_W;
+}
+
+/* What convolutions read, when it is not W or MASKED itself. */
+static void build_stored(dass_graph *g, const dass_store *s, const dass_phase *phase)
+{
+    if (g->stored == g->real)
+        return;
+    dass_graph_scope(g, "stored");
+    const dass_buf from = phase->stage == DASS_STAGE_DENSE ? DASS_BUF_W : DASS_BUF_MASKED;
+    dass_place(g, dass_cast(g, whole(g, s, from), g->stored), DASS_BUF_W_STORED, 0);
+}
+
 typedef struct batch_values {
     dass_val images, labels, samples;
 } batch_values;
@@ -181,7 +198,7 @@ static dass_status step_weights(dass_graph *g, const dass_store *s, const dass_p
                                 const loss_values *values)
 {
     const bool masked = phase->stage == DASS_STAGE_FINETUNE;
-    DASS_TRY(take_gradient(g, s, phase, values, masked ? DASS_BUF_MASKED : DASS_BUF_W));
+    DASS_TRY(take_gradient(g, s, phase, values, dass__weights_buf(g, masked)));
     dass_graph_scope(g, "update");
     const dass_val bits = masked ? whole(g, s, DASS_BUF_BITS) : 0;
     if (masked)
@@ -201,7 +218,7 @@ static dass_status step_weights(dass_graph *g, const dass_store *s, const dass_p
 static dass_status step_scores(dass_graph *g, const dass_store *s, const dass_phase *phase,
                                const loss_values *values)
 {
-    DASS_TRY(take_gradient(g, s, phase, values, DASS_BUF_MASKED));
+    DASS_TRY(take_gradient(g, s, phase, values, dass__weights_buf(g, true)));
     dass_graph_scope(g, "update");
     dass_mask_bwd_scores(g, whole(g, s, DASS_BUF_W_GRAD), whole(g, s, DASS_BUF_W),
                          whole(g, s, DASS_BUF_SCORE), whole(g, s, DASS_BUF_SCORE_GRAD));
@@ -293,8 +310,9 @@ static dass_status lowered_forward(dass_store *s, const dass_arch *arch, const d
     dass_graph *g = NULL;
     dass_val keep[3];
     dass_status st = DASS_OK;
-    DASS_TRY(dass_graph_make(real, &forward));
+    DASS_TRY(dass_graph_make_stored(real, be && real == be->ops->real ? be->stored : real, &forward));
     build_masks(forward, s, phase);
+    build_stored(forward, s, phase);
     DASS_TRY_TO(build_forward(forward, s, arch, phase, values), st, out);
     keep[0] = values->loss;
     keep[1] = values->correct;

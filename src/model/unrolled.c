@@ -55,7 +55,7 @@ static dass_status theta_gradient(dass_graph *g, const dass_store *s, const dass
                                   bool alpha)
 {
     const bool masked = phase->stage == DASS_STAGE_FINETUNE;
-    const dass_wrt wrt[3] = {{masked ? DASS_BUF_MASKED : DASS_BUF_W, DASS_BUF_W_GRAD},
+    const dass_wrt wrt[3] = {{dass__weights_buf(g, masked), DASS_BUF_W_GRAD},
                              {DASS_BUF_AF, DASS_BUF_AF_GRAD},
                              {DASS_BUF_ALPHA, DASS_BUF_ALPHA_GRAD}};
     DASS_TRY(dass_graph_grad(g, loss, wrt, alpha ? 3 : 2));
