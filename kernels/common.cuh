@@ -113,6 +113,22 @@ template <int N> k_entry &k_entry_of(k_entry (&all)[N], uint32_t variant)
         return k_launched();                                                      \
     }
 
+/* A launcher over the stored type whose kernel takes one element at a time: kernel<S, pack>. */
+#define K_LAUNCHER_S1(fn, A, kernel, block)                                       \
+    static k_entry entries_##fn[] = {                                             \
+        {#fn " bf16", fn, DASS_K_V1 | DASS_K_BF16},                               \
+        {#fn, fn, DASS_K_V1},                                                     \
+    };                                                                            \
+    DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream) \
+    {                                                                             \
+        K_COUNT(entries_##fn, g.variant, n);                                      \
+        if (g.variant & DASS_K_BF16)                                              \
+            K_LAUNCH_PACKS(A, kernel, K_S_BF16 | 1, block, items, n, g, stream);  \
+        else                                                                      \
+            K_LAUNCH_PACKS(A, kernel, 1, block, items, n, g, stream);             \
+        return k_launched();                                                      \
+    }
+
 /* First line of every kernel: the item, and a block outside its extent has nothing to do. */
 #define K_ITEM(p)                                           \
     const auto &a = (p).item[blockIdx.z];                   \
@@ -132,8 +148,8 @@ __device__ __forceinline__ float k_float(k_bf16 x)
     return __uint_as_float((uint32_t)x.bits << 16);
 }
 
-/* How a kernel over the stored type is compiled: template parameter S is the vector's width, and K_S_BF16 for bf16. First
- * line of such a kernel: K_STORED(S) names V and T. */
+/* How a kernel over the stored type is compiled: template parameter S is the vector's width, and K_S_BF16 for bf16.
+ * First line of such a kernel: K_STORED(S) names V and T, K_STORED_TYPE(S) T alone. */
 #define K_S_BF16 16
 template <bool BF16> struct k_stored {
     using type = float;
@@ -141,9 +157,10 @@ template <bool BF16> struct k_stored {
 template <> struct k_stored<true> {
     using type = k_bf16;
 };
-#define K_STORED(S)            \
-    constexpr int V = (S) & 15; \
-    using T = typename k_stored<((S) & K_S_BF16) != 0>::type
+#define K_STORED_TYPE(S) using T = typename k_stored<((S)&K_S_BF16) != 0>::type
+#define K_STORED(S)           \
+    constexpr int V = (S)&15; \
+    K_STORED_TYPE(S)
 /* A pointer to the stored type. */
 template <class T> __device__ __forceinline__ const T *k_as(const void *p)
 {

@@ -22,12 +22,13 @@ struct k_peak {
     float value;
     uint32_t at;
 };
-__device__ __forceinline__ k_peak k_row_peak(const float *x, uint32_t n, uint32_t lane)
+template <class T> __device__ __forceinline__ k_peak k_row_peak(const T *x, uint32_t n, uint32_t lane)
 {
     k_peak m = {-INFINITY, lane};
     for (uint32_t i = lane; i < n; i += 32) {
-        if (x[i] > m.value)
-            m = k_peak{x[i], i};
+        const float v = k_float(x[i]);
+        if (v > m.value)
+            m = k_peak{v, i};
     }
     if (lane >= n)
         m.at = 0xffffffffu;
@@ -102,19 +103,20 @@ __device__ __forceinline__ double k_block_sum(const double *part, uint32_t n)
 /* 256 x 1000: 1 MB read and written. -sum t log p is formed about the maximum, L = log sum exp(x - max), d_c = x_c -
  * max: (1 - s) (L - d_label) + s / C (C L - sum d)
  */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_xent(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_xent(K_PARAM P p)
 {
+    K_STORED_TYPE(S);
     K_ITEM(p);
     const uint32_t n_valid = k_valid_rows(a.step, a.rows);
     const uint32_t lane = threadIdx.x % 32;
     const double classes = (double)a.cols;
     for (uint32_t r = blockIdx.x * K_WARPS + threadIdx.x / 32; r < a.rows; r += a.head.gx * K_WARPS) {
-        const float *x = a.logits + (size_t)r * a.cols;
+        const T *const x = k_as<T>(a.logits) + (size_t)r * a.cols;
         const k_peak top = k_row_peak(x, a.cols, lane);
         float s_exp = 0.0f;
         float s_d = 0.0f;
         for (uint32_t i = lane; i < a.cols; i += 32) {
-            const float d = x[i] - top.value;
+            const float d = k_float(x[i]) - top.value;
             s_exp += expf(d);
             s_d += d;
         }
@@ -122,15 +124,15 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_xent(K_PARAM 
         const double sum_d = k_warp_sum((double)s_d);
         const float f = (float)(1.0 / sum);
         for (uint32_t i = lane; i < a.cols; i += 32)
-            a.probs[(size_t)r * a.cols + i] = expf(x[i] - top.value) * f;
+            a.probs[(size_t)r * a.cols + i] = expf(k_float(x[i]) - top.value) * f;
         if (lane != 0)
             continue;
         const int32_t label = a.labels[r];
         const double log_sum = log(sum);
         double loss = a.smoothing / classes * (classes * log_sum - sum_d);
         if (label >= 0 && (uint32_t)label < a.cols) /* a label that is no class has no target, as in the reference */
-            loss += (1.0 - a.smoothing) * (log_sum - ((double)x[label] - (double)top.value));
-        const uint32_t first = x[0] == x[0] ? top.at : 0; /* nothing is larger than a NaN in front */
+            loss += (1.0 - a.smoothing) * (log_sum - ((double)k_float(x[label]) - (double)top.value));
+        const uint32_t first = k_float(x[0]) == k_float(x[0]) ? top.at : 0; /* nothing is larger than a NaN in front */
         a.part[r] = r < n_valid ? loss : 0.0;
         a.part[a.rows + r] = r < n_valid && label >= 0 && first == (uint32_t)label ? 1.0 : 0.0;
     }
@@ -143,11 +145,12 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_xent(K_PARAM 
         *a.correct = (float)correct;
     }
 }
-K_LAUNCHER(dass_k_xent_run, dass_k_xent, k_xent, K_THREADS)
+K_LAUNCHER_S1(dass_k_xent_run, dass_k_xent, k_xent, K_THREADS)
 
 /* 256 x 1000: 1 MB read, 1 MB written; a thread to V columns. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_xent_bwd(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_xent_bwd(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     const uint32_t n_valid = k_valid_rows(a.step, a.rows);
     const float f = 1.0f / (float)n_valid;
@@ -165,7 +168,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_xent_bwd(K_PA
             for (int k = 0; k < V; k++)
                 q[k] = (q[k] - (label == (uint32_t)k ? on_label : elsewhere)) * f;
         }
-        k_store(a.d_logits + (size_t)i * V, q);
+        k_store(k_as<T>(a.d_logits) + (size_t)i * V, q);
     }
 }
-K_LAUNCHER_V(dass_k_xent_bwd_run, dass_k_xent_bwd, k_xent_bwd, K_THREADS)
+K_LAUNCHER_S(dass_k_xent_bwd_run, dass_k_xent_bwd, k_xent_bwd, K_THREADS)

@@ -29,10 +29,10 @@ DASS_K_API int dass_k_softmax_bwd_run(const void *items, uint32_t n, dass_k_grid
 /* logits and probs (rows, cols), labels (rows); a row counts when it is below step.valid (0: all), n_valid of them.
  * With t_c = (1 - smoothing) [c = label] + smoothing / cols: loss = mean over rows that count of -sum_c t_c log p_c,
  * correct = number of them whose first maximum is the label probs = softmax of every row. part: 2 rows doubles.
- * counter: as in dass_k_reduce. Bytes: 8 rows cols. */
+ * counter: as in dass_k_reduce. Variants: float, bf16 logits. Bytes: 8 rows cols. */
 typedef struct dass_k_xent {
     dass_k_head head;
-    const float *logits;
+    const void *logits;
     const int32_t *labels;
     const dass_step_block *step;
     float *loss, *correct, *probs;
@@ -43,14 +43,15 @@ typedef struct dass_k_xent {
 } dass_k_xent;
 DASS_K_API int dass_k_xent_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
-/* d_logits = (probs - t) / n_valid, 0 in rows that do not count; d_logits may be probs. Variants V1, V4 (cols % 4 = 0).
+/* d_logits = (probs - t) / n_valid, 0 in rows that do not count; probs are float whatever d_logits is, which may be
+ * probs only when both are. Variants V1, V4 (cols % 4 = 0), and both in bf16.
  * Bytes: 8 rows cols. */
 typedef struct dass_k_xent_bwd {
     dass_k_head head;
     const float *probs;
     const int32_t *labels;
     const dass_step_block *step;
-    float *d_logits;
+    void *d_logits;
     double smoothing;
     uint32_t rows, cols;
 } dass_k_xent_bwd;

@@ -1,4 +1,5 @@
-/* Launchers of pool.cu: pools over windows and over whole images, and their gradients. Variants V1, V4. x, d_x
+/* Launchers of pool.cu: pools over windows and over whole images, and their gradients. Variants V1, V4, and both in
+ * bf16. x, d_x
  * (N,C,H,W), y, d_y (N,C,OH,OW). Window of output (oh, ow): rows oh stride - pad + r, columns ow stride - pad + s, r
  * and s in [0, k); at least one of its positions is inside the image. Nothing here adds across threads: a pixel of the
  * input collects from the windows that hold it.
@@ -18,8 +19,8 @@ typedef struct dass_k_window {
 typedef struct dass_k_max_pool {
     dass_k_head head;
     dass_k_window win;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
     uint8_t *index;
 } dass_k_max_pool;
 DASS_K_API int dass_k_max_pool_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
@@ -28,8 +29,8 @@ DASS_K_API int dass_k_max_pool_run(const void *items, uint32_t n, dass_k_grid gr
 typedef struct dass_k_avg_pool {
     dass_k_head head;
     dass_k_window win;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
 } dass_k_avg_pool;
 DASS_K_API int dass_k_avg_pool_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
@@ -38,9 +39,9 @@ DASS_K_API int dass_k_avg_pool_run(const void *items, uint32_t n, dass_k_grid gr
 typedef struct dass_k_pool_bwd {
     dass_k_head head;
     dass_k_window win;
-    const float *d_y, *acc;
+    const void *d_y, *acc;
     const uint8_t *index;
-    float *d_x;
+    void *d_x;
 } dass_k_pool_bwd;
 DASS_K_API int dass_k_max_pool_bwd_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 DASS_K_API int dass_k_avg_pool_bwd_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
@@ -49,16 +50,16 @@ DASS_K_API int dass_k_avg_pool_bwd_run(const void *items, uint32_t n, dass_k_gri
 typedef struct dass_k_global_pool {
     dass_k_head head;
     dass_k_reduce r;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
 } dass_k_global_pool;
 DASS_K_API int dass_k_global_pool_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
 /* d_x = acc + d_y (N, C) / area, area = H W. acc: NULL = 0, may be d_x. Bytes: 4 N C H W (8 with acc). */
 typedef struct dass_k_global_pool_bwd {
     dass_k_head head;
-    const float *d_y, *acc;
-    float *d_x;
+    const void *d_y, *acc;
+    void *d_x;
     uint32_t n, c, area;
 } dass_k_global_pool_bwd;
 DASS_K_API int dass_k_global_pool_bwd_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);

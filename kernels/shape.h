@@ -1,5 +1,6 @@
 /* Launchers of shape.cu: activations, what moves samples, pixels or channels about, and what is drawn for a sample.
- * Variants V1, V4 unless said otherwise.
+ * Variants V1, V4, and both in bf16, unless
+ * said otherwise.
  */
 #ifndef DASS_KERNELS_SHAPE_H
 #define DASS_KERNELS_SHAPE_H
@@ -10,11 +11,11 @@
 
 #include "kernels.h"
 
-/* y = act(x) over n floats of any shape, in place allowed; V4: n % 4 = 0. Bytes: 8 n. */
+/* y = act(x) over n numbers of any shape, in place allowed; V4: n % 4 = 0. Bytes: 8 n. */
 typedef struct dass_k_relu {
     dass_k_head head;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
     size_t n;
     int32_t act;
 } dass_k_relu;
@@ -23,8 +24,8 @@ DASS_K_API int dass_k_relu_run(const void *items, uint32_t n, dass_k_grid grid, 
 /* d_x = d_y where the activation passed (0 < y, and y < 6), else 0; d_x may be d_y. Bytes: 12 n. */
 typedef struct dass_k_relu_bwd {
     dass_k_head head;
-    const float *d_y, *y;
-    float *d_x;
+    const void *d_y, *y;
+    void *d_x;
     size_t n;
     int32_t act;
 } dass_k_relu_bwd;
@@ -37,8 +38,8 @@ typedef struct dass_k_sampling {
 typedef struct dass_k_subsample {
     dass_k_head head;
     dass_k_sampling at;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
 } dass_k_subsample;
 DASS_K_API int dass_k_subsample_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
@@ -47,8 +48,8 @@ DASS_K_API int dass_k_subsample_run(const void *items, uint32_t n, dass_k_grid g
 typedef struct dass_k_subsample_bwd {
     dass_k_head head;
     dass_k_sampling at;
-    const float *d_y, *acc;
-    float *d_x;
+    const void *d_y, *acc;
+    void *d_x;
 } dass_k_subsample_bwd;
 DASS_K_API int dass_k_subsample_bwd_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
@@ -57,8 +58,8 @@ DASS_K_API int dass_k_subsample_bwd_run(const void *items, uint32_t n, dass_k_gr
  * (., n_parts). V4: every c, from_c, to_c % 4 = 0. Bytes: 8 pixels sum c. */
 #define DASS_K_PARTS 16
 typedef struct dass_k_channel_part {
-    const float *from;
-    float *to;
+    const void *from;
+    void *to;
     uint32_t from_c, to_c, c, pad_;
 } dass_k_channel_part;
 typedef struct dass_k_channel_copy {
@@ -86,29 +87,29 @@ typedef struct dass_k_gather {
 DASS_K_API int dass_k_gather_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
 /* Crop, normalise, mirror, cut a square out, as dass_augment of graph.h says. images u8 and dst (N,C,H,W), C <= 16;
- * samples (N). purpose: DASS_RNG_AUGMENT. No variants. Bytes: 5 N C H W. */
+ * samples (N). purpose: DASS_RNG_AUGMENT. Variants: float, bf16. Bytes: 5 N C H W. */
 #define DASS_K_AUGMENT_CHANNELS 16
 typedef struct dass_k_augment {
     dass_k_head head;
     const uint8_t *images;
     const int32_t *samples;
     const dass_step_block *step;
-    float *dst;
+    void *dst;
     uint32_t n, c, h, w, purpose;
     int32_t pad, flip, cutout;
     float mean[DASS_K_AUGMENT_CHANNELS], std[DASS_K_AUGMENT_CHANNELS];
 } dass_k_augment;
 DASS_K_API int dass_k_augment_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
-/* y = 0 in the rows that are dropped, x / (1 - p) in the others, p = step.drop_path; `row` floats a sample, in place
+/* y = 0 in the rows that are dropped, x / (1 - p) in the others, p = step.drop_path; `row` numbers a sample, in place
  * allowed. fold: key lo ^ key hi; purpose: DASS_RNG_DROP_PATH. Grid (N, chunks of a row). V4: row % 4 = 0. Bytes: 8 N
  * row, less what dropped rows do not read. */
 typedef struct dass_k_drop_path {
     dass_k_head head;
-    const float *x;
+    const void *x;
     const int32_t *samples;
     const dass_step_block *step;
-    float *y;
+    void *y;
     size_t row;
     uint32_t fold, purpose;
 } dass_k_drop_path;

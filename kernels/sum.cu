@@ -9,31 +9,32 @@
 #define K_SUM_CHANNELS (DASS_K_SUM_LANES * 4)
 
 /* dst = start [+ dst] + the terms over the pixels of a lane; add(s, k, at) adds term k at element `at`. */
-template <int V, class Add>
+template <int V, class T, class Add>
 __device__ __forceinline__ void k_sum_walk(const dass_k_sum &a, const k_lane &l, k_vec<V> start, const Add &add)
 {
     for (uint32_t q = l.p; l.live && q < l.end; q += l.step) {
         const size_t at = (size_t)q * a.r.c + l.c;
         k_vec<V> s = start;
         if (a.add) {
-            const k_vec<V> d = k_load<V>(a.dst + at);
+            const k_vec<V> d = k_load<V>(k_as<T>(a.dst) + at);
 #pragma unroll
             for (int i = 0; i < V; i++)
                 s[i] += d[i];
         }
         for (uint32_t k = 0; k < a.n_terms; k++)
             add(s, k, at);
-        k_store(a.dst + at, s);
+        k_store(k_as<T>(a.dst) + at, s);
     }
 }
 
 /* t = s (x - m) for each term, and the sum of the betas as the start: a large mean costs no digits. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     K_SHARED float scale[DASS_K_TERMS * K_SUM_CHANNELS];
     K_SHARED float mean[DASS_K_TERMS * K_SUM_CHANNELS];
-    K_SHARED const float *from[DASS_K_TERMS];
+    K_SHARED const T *from[DASS_K_TERMS];
     const auto *const terms = static_cast<const dass_k_wsum_term *>(a.terms);
     const k_lane l = k_lane_of<V>(a.r);
     const uint32_t width = l.n_tx * V;
@@ -46,7 +47,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM 
         mean[i] = in && t.in.mean ? t.in.mean[c] : 0.0f;
         scale[i] = in && t.in.mean ? f * (t.in.gamma ? t.in.gamma[c] : 1.0f) * t.in.rstd[c] : f;
         if (i % width == 0)
-            from[i / width] = k_as<float>(t.in.x);
+            from[i / width] = k_as<T>(t.in.x);
     }
     k_vec<V> start = {};
     for (uint32_t k = 0; l.live && k < a.n_terms; k++) {
@@ -59,7 +60,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM 
         }
     }
     __syncthreads();
-    k_sum_walk<V>(a, l, start, [&](k_vec<V> &s, uint32_t k, size_t at) {
+    k_sum_walk<V, T>(a, l, start, [&](k_vec<V> &s, uint32_t k, size_t at) {
         const k_vec<V> x = k_load<V>(from[k] + at);
 #pragma unroll
         for (int i = 0; i < V; i++) {
@@ -68,15 +69,16 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum(K_PARAM 
         }
     });
 }
-K_LAUNCHER_V(dass_k_wsum_run, dass_k_sum, k_wsum, K_THREADS)
+K_LAUNCHER_S(dass_k_wsum_run, dass_k_sum, k_wsum, K_THREADS)
 
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     K_SHARED float of_d[DASS_K_TERMS * K_SUM_CHANNELS];
     K_SHARED float of_x[DASS_K_TERMS * K_SUM_CHANNELS];
-    K_SHARED const float *d_k[DASS_K_TERMS];
-    K_SHARED const float *x_k[DASS_K_TERMS];
+    K_SHARED const T *d_k[DASS_K_TERMS];
+    K_SHARED const T *x_k[DASS_K_TERMS];
     const auto *const terms = static_cast<const dass_k_gsum_term *>(a.terms);
     const k_lane l = k_lane_of<V>(a.r);
     const uint32_t width = l.n_tx * V;
@@ -88,8 +90,8 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM 
         of_d[i] = t.coef ? (in ? t.coef[c] : 0.0f) : t.index < 0 ? 1.0f : a.p[t.index];
         of_x[i] = t.coef && in ? t.coef[a.r.c + c] : 0.0f;
         if (i % width == 0) {
-            d_k[i / width] = t.d;
-            x_k[i / width] = t.coef ? t.x : nullptr;
+            d_k[i / width] = k_as<T>(t.d);
+            x_k[i / width] = t.coef ? k_as<T>(t.x) : nullptr;
         }
     }
     k_vec<V> start = {};
@@ -102,7 +104,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM 
         }
     }
     __syncthreads();
-    k_sum_walk<V>(a, l, start, [&](k_vec<V> &s, uint32_t k, size_t at) {
+    k_sum_walk<V, T>(a, l, start, [&](k_vec<V> &s, uint32_t k, size_t at) {
         const k_vec<V> d = k_load<V>(d_k[k] + at);
         const k_vec<V> x = x_k[k] ? k_load<V>(x_k[k] + at) : k_vec<V>{};
 #pragma unroll
@@ -112,7 +114,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_gsum(K_PARAM 
         }
     });
 }
-K_LAUNCHER_V(dass_k_gsum_run, dass_k_sum, k_gsum, K_THREADS)
+K_LAUNCHER_S(dass_k_gsum_run, dass_k_sum, k_gsum, K_THREADS)
 
 /* What a term's sums are for, by the last of its blocks; returns its share of d_p, in thread 0. */
 template <class A>
@@ -152,8 +154,9 @@ __device__ __forceinline__ double k_finish_term(const A &a, const dass_k_wsum_bw
 }
 
 /* Each block sums one term over one chunk: d_y comes from the second-level cache for all terms but the first. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum_bwd(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum_bwd(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     K_SHARED double sums[K_THREADS];
     const uint32_t k = blockIdx.y / a.groups;
@@ -166,8 +169,8 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum_bwd(K_PA
         const k_vec<V> rstd = k_channels<V>(t.in.rstd, l.c, 1.0f);
         for (uint32_t q = l.p; q < l.end; q += l.step) {
             const size_t at = (size_t)q * a.r.c + l.c;
-            const k_vec<V> d = k_load<V>(a.d_y + at);
-            const k_vec<V> x = t.in.x ? k_load<V>(k_as<float>(t.in.x) + at) : k_vec<V>{};
+            const k_vec<V> d = k_load<V>(k_as<T>(a.d_y) + at);
+            const k_vec<V> x = t.in.x ? k_load<V>(k_as<T>(t.in.x) + at) : k_vec<V>{};
 #pragma unroll
             for (int i = 0; i < V; i++) {
                 s1[i] += d[i];
@@ -199,4 +202,4 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 3) k_wsum_bwd(K_PA
         a.d_p[i] = (float)s;
     }
 }
-K_LAUNCHER_V(dass_k_wsum_bwd_run, dass_k_wsum_bwd, k_wsum_bwd, K_THREADS)
+K_LAUNCHER_S(dass_k_wsum_bwd_run, dass_k_wsum_bwd, k_wsum_bwd, K_THREADS)

@@ -1,4 +1,5 @@
-/* Launchers of sum.cu: weighted sums of many equal tensors and their gradients. Variants V1, V4 (channels to a thread).
+/* Launchers of sum.cu: weighted sums of many equal tensors and their gradients. Variants V1, V4 (channels to a thread),
+ * and both in bf16.
  * The terms of an item lie in device memory, at most DASS_K_TERMS of them; longer sums are done in several stages.
  */
 #ifndef DASS_KERNELS_SUM_H
@@ -17,7 +18,7 @@ typedef struct dass_k_sum {
     const void *terms;
     uint32_t n_terms;
     int32_t add; /* begin with dst */
-    float *dst;
+    void *dst;
 } dass_k_sum;
 
 /* dst = [dst +] sum_k f_k t_k over (M, C) data, f_k = p[index_k] or 1 when index_k < 0. t_k = x_k, or normalised when
@@ -32,7 +33,8 @@ DASS_K_API int dass_k_wsum_run(const void *items, uint32_t n, dass_k_grid grid, 
 /* dst = [dst +] sum_k t_k: f_k d_k, or A d_k + B x_k + C0 per channel with coef (3, C). dst may be one of the plain
  * d_k. Bytes: 4 M C (plain terms + 2 others + 1). */
 typedef struct dass_k_gsum_term {
-    const float *d, *x, *coef; /* x and coef both or neither */
+    const void *d, *x; /* x and coef both or neither */
+    const float *coef;
     int32_t index;
     int32_t pad_;
 } dass_k_gsum_term;
@@ -52,8 +54,9 @@ typedef struct dass_k_wsum_bwd_term {
 } dass_k_wsum_bwd_term;
 typedef struct dass_k_wsum_bwd {
     dass_k_head head;
-    dass_k_reduce r;               /* its counter unused */
-    const float *d_y, *p, *acc_dp; /* p, acc_dp may be NULL */
+    dass_k_reduce r; /* its counter unused */
+    const void *d_y;
+    const float *p, *acc_dp; /* may be NULL */
     const dass_k_wsum_bwd_term *terms;
     uint32_t *counters;
     float *part;

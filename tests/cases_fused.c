@@ -149,8 +149,10 @@ static void build_xent(case_graph *cg, const int32_t *a)
 static void build_xent_bwd(case_graph *cg, const int32_t *a)
 {
     cg->step.valid = (uint32_t)a[2];
-    const dass_val probs = case_image(cg, "probs", a[0], a[1], 1, 1, FILL_POSITIVE);
+    dass_val probs = case_image(cg, "probs", a[0], a[1], 1, 1, FILL_POSITIVE);
     const dass_val labels = case_ints(cg, "labels", a[0], a[1]);
+    if (cg->g->stored != cg->g->real)
+        probs = dass_cast(cg->g, probs, cg->g->real);
     case_out(cg, "d_logits", dass_xent_bwd(cg->g, probs, labels, case_step(cg), a[3] / 1000.0));
 }
 

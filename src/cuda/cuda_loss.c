@@ -61,8 +61,10 @@ static dass_status bind_softmax_bwd(dass_cuda *c, const dass_graph *g, dass_node
 static dass_status prepare_xent(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const dass_value *x = dass__cuda_in(g, n, 0);
+    dass_k_grid grid = grid_of_rows(c, x->dim[0]);
+    grid.variant |= dass__cuda_stored(x);
     void *p = NULL;
-    DASS_TRY(dass__cuda_add(mem, k, dass_k_xent_run, "xent", grid_of_rows(c, x->dim[0]), sizeof(dass_k_xent), &p));
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_xent_run, "xent", grid, sizeof(dass_k_xent), &p));
     dass_k_xent *a = p;
     DASS_TRY(dass__cuda_counter(c, k, &a->counter));
     a->rows = (uint32_t)x->dim[0];

@@ -6,11 +6,6 @@
 
 #include "kernels/shape.h"
 
-static uint32_t width_of(uint32_t variant)
-{
-    return dass__cuda_width(variant);
-}
-
 /* Of the first n_in inputs and output 0 as runs of `row` elements. */
 static uint32_t run_variant(const dass_graph *g, dass_node n, uint32_t n_in, int64_t row)
 {
@@ -18,7 +13,7 @@ static uint32_t run_variant(const dass_graph *g, dass_node n, uint32_t n_in, int
     bool wide = dass__cuda_vec4(dass__cuda_out(g, n, 0), rest);
     for (uint32_t i = 0; i < n_in; i++)
         wide = wide && dass__cuda_vec4(dass__cuda_in(g, n, i), rest);
-    return wide ? DASS_K_V4 : DASS_K_V1;
+    return (wide ? DASS_K_V4 : DASS_K_V1) | dass__cuda_stored(dass__cuda_out(g, n, 0));
 }
 
 /* ---- relu: x -> y; relu_bwd: d_y, y -> d_x ---------------------------------------------------------------------- */
@@ -28,8 +23,9 @@ static dass_status prepare_relu(dass_cuda *c, dass_arena *mem, const dass_graph 
     const int64_t count = dass_value_count(dass__cuda_in(g, n, 0));
     const uint32_t v = run_variant(g, n, 1, count);
     void *p = NULL;
-    DASS_TRY(dass__cuda_add(mem, k, dass_k_relu_run, "relu", dass__cuda_flat_grid(c, (uint64_t)count / width_of(v), v),
-                            sizeof(dass_k_relu), &p));
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_relu_run, "relu",
+                            dass__cuda_flat_grid(c, (uint64_t)count / dass__cuda_width(v), v), sizeof(dass_k_relu),
+                            &p));
     dass_k_relu *a = p;
     a->n = (size_t)count;
     a->act = g->nodes[n].attr.act;
@@ -45,10 +41,12 @@ dass_status dass__cuda_add_act(dass_cuda *c, dass_arena *mem, const dass_graph *
     const int64_t count = dass_value_count(y);
     if (act == DASS_ACT_NONE)
         return DASS_OK;
-    const uint32_t v = count % 4 == 0 && (y->buf == 0 || y->offset % 4 == 0) ? DASS_K_V4 : DASS_K_V1;
+    const bool wide = count % 4 == 0 && (y->buf == 0 || y->offset % 4 == 0);
+    const uint32_t v = (wide ? DASS_K_V4 : DASS_K_V1) | dass__cuda_stored(y);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_relu_run, "activation",
-                            dass__cuda_flat_grid(c, (uint64_t)count / width_of(v), v), sizeof(dass_k_relu), &p));
+                            dass__cuda_flat_grid(c, (uint64_t)count / dass__cuda_width(v), v), sizeof(dass_k_relu),
+                            &p));
     dass_k_relu *a = p;
     a->n = (size_t)count;
     a->act = act;
@@ -70,7 +68,8 @@ static dass_status prepare_relu_bwd(dass_cuda *c, dass_arena *mem, const dass_gr
     const uint32_t v = run_variant(g, n, 2, count);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_relu_bwd_run, "relu_bwd",
-                            dass__cuda_flat_grid(c, (uint64_t)count / width_of(v), v), sizeof(dass_k_relu_bwd), &p));
+                            dass__cuda_flat_grid(c, (uint64_t)count / dass__cuda_width(v), v), sizeof(dass_k_relu_bwd),
+                            &p));
     dass_k_relu_bwd *a = p;
     a->n = (size_t)count;
     a->act = g->nodes[n].attr.act;
@@ -108,7 +107,7 @@ static dass_status prepare_subsample(dass_cuda *c, dass_arena *mem, const dass_g
 {
     const dass_value *y = dass__cuda_out(g, n, 0);
     const uint32_t v = dass__cuda_variant(g, n);
-    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(y) / width_of(v), v);
+    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(y) / dass__cuda_width(v), v);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_subsample_run, "subsample", grid, sizeof(dass_k_subsample), &p));
     ((dass_k_subsample *)p)->at = sampling_of(dass__cuda_in(g, n, 0), y, &g->nodes[n].attr.scalar);
@@ -122,7 +121,7 @@ static dass_status prepare_subsample_bwd(dass_cuda *c, dass_arena *mem, const da
 {
     const dass_value *d_x = dass__cuda_out(g, n, 0);
     const uint32_t v = dass__cuda_variant(g, n);
-    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(d_x) / width_of(v), v);
+    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(d_x) / dass__cuda_width(v), v);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_subsample_bwd_run, "subsample_bwd", grid, sizeof(dass_k_subsample_bwd), &p));
     ((dass_k_subsample_bwd *)p)->at = sampling_of(d_x, dass__cuda_in(g, n, 0), &g->nodes[n].attr.scalar);
@@ -151,7 +150,7 @@ static dass_status prepare_concat(dass_cuda *c, dass_arena *mem, const dass_grap
         const int64_t count = dass_value_count(dass__cuda_in(g, n, i));
         largest = count > largest ? count : largest;
     }
-    dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)largest / width_of(v), v);
+    dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)largest / dass__cuda_width(v), v);
     grid.y = n_parts;
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_channel_copy_run, "concat", grid, sizeof(dass_k_channel_copy), &p));
@@ -170,12 +169,13 @@ static dass_status bind_concat(dass_cuda *c, const dass_graph *g, dass_node n, d
     (void)ws;
     dass_k_channel_copy *a = dass__cuda_args(impl, 0);
     const uint32_t all = (uint32_t)dass__cuda_out(g, n, 0)->dim[1];
-    float *to = args[a->n_parts];
+    const size_t size = dass_dtype_bytes(dass__cuda_out(g, n, 0)->dtype);
+    unsigned char *to = args[a->n_parts];
     dass_k_channel_part *part = impl->own != NULL ? impl->own : a->part;
     for (uint32_t i = 0; i < a->n_parts; i++) {
         const uint32_t channels = (uint32_t)dass__cuda_in(g, n, i)->dim[1];
         part[i] = (dass_k_channel_part){.from = args[i], .to = to, .from_c = channels, .to_c = all, .c = channels};
-        to += channels;
+        to += channels * size;
     }
     if (impl->own == NULL)
         return DASS_OK;
@@ -188,8 +188,8 @@ static dass_status bind_concat(dass_cuda *c, const dass_graph *g, dass_node n, d
 static dass_status prepare_slice(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const dass_value *y = dass__cuda_out(g, n, 0);
-    const uint32_t v = g->nodes[n].attr.scalar.i % 4 == 0 ? dass__cuda_variant(g, n) : DASS_K_V1;
-    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(y) / width_of(v), v);
+    const uint32_t v = g->nodes[n].attr.scalar.i % 4 == 0 ? dass__cuda_variant(g, n) : DASS_K_V1 | dass__cuda_stored(y);
+    const dass_k_grid grid = dass__cuda_flat_grid(c, (uint64_t)dass_value_count(y) / dass__cuda_width(v), v);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_channel_copy_run, "slice", grid, sizeof(dass_k_channel_copy), &p));
     dass_k_channel_copy *a = p;
@@ -204,8 +204,9 @@ static dass_status bind_slice(dass_cuda *c, const dass_graph *g, dass_node n, da
     (void)c, (void)ws;
     dass_k_channel_copy *a = dass__cuda_args(impl, 0);
     const uint32_t channels = (uint32_t)dass__cuda_out(g, n, 0)->dim[1];
+    const size_t skip = (size_t)g->nodes[n].attr.scalar.i * dass_dtype_bytes(dass__cuda_out(g, n, 0)->dtype);
     a->part[0] = (dass_k_channel_part){
-        .from = (const float *)args[0] + g->nodes[n].attr.scalar.i,
+        .from = (const unsigned char *)args[0] + skip,
         .to = args[1],
         .from_c = (uint32_t)dass__cuda_in(g, n, 0)->dim[1],
         .to_c = channels,
@@ -263,7 +264,8 @@ static dass_status prepare_augment(dass_cuda *c, dass_arena *mem, const dass_gra
     const dass_augment_attr *at = &g->nodes[n].attr.augment;
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_augment_run, "augment",
-                            dass__cuda_flat_grid(c, dass__cuda_pixels(y), DASS_K_V1), sizeof(dass_k_augment), &p));
+                            dass__cuda_flat_grid(c, dass__cuda_pixels(y), DASS_K_V1 | dass__cuda_stored(y)),
+                            sizeof(dass_k_augment), &p));
     dass_k_augment *a = p;
     a->n = (uint32_t)y->dim[0];
     a->c = (uint32_t)y->dim[1];
@@ -299,7 +301,7 @@ static dass_status prepare_drop_path(dass_cuda *c, dass_arena *mem, const dass_g
     const int64_t row = dass_value_count(x) / x->dim[0];
     const uint32_t v = run_variant(g, n, 1, row);
     const uint32_t samples = (uint32_t)x->dim[0];
-    const dass_k_grid of_row = dass__cuda_flat_grid(c, (uint64_t)row / width_of(v), v);
+    const dass_k_grid of_row = dass__cuda_flat_grid(c, (uint64_t)row / dass__cuda_width(v), v);
     const uint32_t most = ((uint32_t)c->n_sm * 8 + samples - 1) / samples; /* one wave in all */
     const uint64_t key = (uint64_t)g->nodes[n].attr.scalar.n;
     void *p = NULL;

@@ -23,7 +23,7 @@ static extent extent_of(const dass_graph *g, dass_node n, const dass_value *y)
         if (v && dass_value_count(&g->vals[v]) == dass_value_count(y))
             wide = wide && dass__cuda_vec4(&g->vals[v], (int32_t)(e.c % 4));
     }
-    e.variant = wide ? DASS_K_V4 : DASS_K_V1;
+    e.variant = (wide ? DASS_K_V4 : DASS_K_V1) | dass__cuda_stored(y);
     return e;
 }
 

@@ -252,7 +252,7 @@ dass_val dass_softmax_bwd(dass_graph *g, dass_val d_p, dass_val p)
 
 dass_val dass_xent_bwd(dass_graph *g, dass_val probs, dass_val labels, dass_val step, double smoothing)
 {
-    if (!fits(g, "xent_bwd", probs && labels && step, probs, labels))
+    if (!fits(g, "xent_bwd", probs && labels && step && g->vals[probs].dtype == g->real, probs, labels))
         return 0;
     const dass_attr a = {.scalar = {.value = smoothing}};
     const dass_val in[] = {probs, labels, step};
