@@ -26,6 +26,7 @@ typedef struct setting {
     dass_stage stage;
     bool second_order;
     dass_exec_options opt;
+    dass_precision precision;
 } setting;
 
 static const char *why_no_cuda(void)
@@ -71,10 +72,10 @@ static void make_segments(rig *r, const dass_arch *a)
     check_ok(dass_density_allocate(r->s, DASS_ALLOC_UNIFORM, 0.3, NULL, r->mem, &r->segments, &r->n_segments));
 }
 
-static void open_store(rig *r, const char *device)
+static void open_store(rig *r, const char *device, dass_precision precision)
 {
     memset(r, 0, sizeof *r);
-    check_ok(dass_backend_open(device, &(dass_backend_options){.n_threads = 2}, &r->be));
+    check_ok(dass_backend_open(device, &(dass_backend_options){.n_threads = 2, .precision = precision}, &r->be));
     check_ok(dass_store_make(r->be->ops->real, &r->s));
     check_ok(dass_arena_make("test", &r->mem));
 }
@@ -85,7 +86,7 @@ static void open_step(rig *r, const char *device, const setting *set)
     dass_task task[DASS_MAX_STEPS];
     uint32_t n = dass_alpha_tasks(set->stage, set->second_order ? 2 : 1, task);
     task[n++] = DASS_TASK_WEIGHTS;
-    open_store(r, device);
+    open_store(r, device, set->precision);
     make_segments(r, &supernet);
     for (uint32_t i = 0; i < n; i++)
         phase[i] = (dass_phase){.task = task[i],
@@ -165,7 +166,7 @@ static double worst_difference(const rig *a, const rig *b, dass_buf buf)
 static void a_step_agrees(dass_stage stage, bool second_order)
 {
     need_cuda();
-    const setting set = {stage, second_order, {0}};
+    const setting set = {.stage = stage, .second_order = second_order};
     rig got;
     rig want;
     open_step(&got, "cuda", &set);
@@ -210,9 +211,10 @@ static void a_second_order_step_agrees(void **state)
 }
 
 /* Loss and correct of a pruned network that was built for evaluation. */
-static void evaluate(rig *r, const char *device, const dass_arch *a, double *loss, double *correct)
+static void evaluate(rig *r, const char *device, dass_precision precision, const dass_arch *a, double *loss,
+                     double *correct)
 {
-    open_store(r, device);
+    open_store(r, device, precision);
     make_segments(r, a);
     const dass_phase phase = {.task = DASS_TASK_EVAL,
                               .stage = DASS_STAGE_FINETUNE,
@@ -241,12 +243,91 @@ static void a_pruned_evaluation_agrees(void **state)
         double loss[2];
         double correct[2];
         rig r;
-        evaluate(&r, "cuda", &a, &loss[0], &correct[0]);
+        evaluate(&r, "cuda", DASS_PRECISION_FP32, &a, &loss[0], &correct[0]);
         rig_close(&r);
-        evaluate(&r, "ref", &a, &loss[1], &correct[1]);
+        evaluate(&r, "ref", DASS_PRECISION_FP32, &a, &loss[1], &correct[1]);
         rig_close(&r);
         assert_true(fabs(loss[0] - loss[1]) <= 1e-5 * fabs(loss[1]));
         assert_true(correct[0] == correct[1]);
+    }
+}
+
+/* ---- bf16 ------------------------------------------------------------------------------------------------------- */
+
+static double rms_difference(const rig *a, const rig *b, dass_buf buf)
+{
+    const int64_t n = dass_store_buf_count(a->s, buf);
+    const double *x = rig_read(a, buf);
+    const double *y = rig_read(b, buf);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (x[i] - y[i]) * (x[i] - y[i]);
+    return sqrt(sum / (double)n);
+}
+
+/* Where two backends round a stored number differently, a digit of bf16 separates them: no fixed tolerance tells that
+ * from a mistake. So the device must be nearer to the reference in bf16 than that is to itself in fp32, by far: only few
+ * numbers lie so near the middle of two that their sums' last digits of fp32 decide. */
+static void a_bf16_step_agrees(dass_stage stage)
+{
+    need_cuda();
+    const setting half = {.stage = stage, .precision = DASS_PRECISION_BF16};
+    const setting full = {.stage = stage};
+    rig got;
+    rig want;
+    rig exact;
+    open_step(&got, "cuda", &half);
+    open_step(&want, "ref", &half);
+    open_step(&exact, "ref", &full);
+    const losses a = run_steps(&got, 1);
+    const losses b = run_steps(&want, 1);
+    const losses c = run_steps(&exact, 1);
+    assert_true(fabs(a.loss - b.loss) <= 0.25 * fabs(b.loss - c.loss));
+    assert_true(fabs(b.loss - c.loss) <= 0.02 * c.loss);
+    assert_true(dass_store_ptrs(got.s)[DASS_BUF_W_STORED] != NULL);
+    for (size_t i = 0; i < N_OF(compared); i++) {
+        if (dass_store_ptrs(got.s)[compared[i]] == NULL || dass_store_ptrs(want.s)[compared[i]] == NULL)
+            continue;
+        const double apart = rms_difference(&got, &want, compared[i]);
+        const double rounded = rms_difference(&want, &exact, compared[i]);
+        print_message("%-12s device - reference %.2g, bf16 - fp32 %.2g\n", dass_buf_name(compared[i]), apart, rounded);
+        if (!(apart <= 0.25 * rounded + 1e-7))
+            fail_msg("%s is %.3g away from the reference, which bf16 moved by %.3g", dass_buf_name(compared[i]), apart,
+                     rounded);
+    }
+    rig_close(&got);
+    rig_close(&want);
+    rig_close(&exact);
+}
+
+static void a_dense_step_in_bf16_agrees(void **state)
+{
+    (void)state;
+    a_bf16_step_agrees(DASS_STAGE_DENSE);
+}
+static void a_score_step_in_bf16_agrees(void **state)
+{
+    (void)state;
+    a_bf16_step_agrees(DASS_STAGE_SCORE);
+}
+
+static void a_pruned_evaluation_in_bf16_agrees(void **state)
+{
+    (void)state;
+    need_cuda();
+    static const dass_net_kind kinds[] = {DASS_NET_MOBILENET_V2, DASS_NET_RESNET18};
+    static const char *const device[] = {"cuda", "ref", "ref"};
+    for (size_t i = 0; i < N_OF(kinds); i++) {
+        const dass_arch a = {.kind = kinds[i], .classes = CLASSES, .in_channels = 3, .image = IMAGE};
+        double loss[3];
+        double correct = 0;
+        for (int k = 0; k < 3; k++) {
+            rig r;
+            evaluate(&r, device[k], k < 2 ? DASS_PRECISION_BF16 : DASS_PRECISION_FP32, &a, &loss[k], &correct);
+            rig_close(&r);
+        }
+        assert_true(fabs(loss[0] - loss[1]) <= 0.25 * fabs(loss[1] - loss[2]) + 1e-5);
+        assert_true(fabs(loss[1] - loss[2]) <= 0.02 * loss[2]);
     }
 }
 
@@ -283,12 +364,12 @@ static void merging_and_recording_change_no_byte(void **state)
                                             {.no_merge = true, .no_capture = true}};
     rig first;
     size_t n = 0;
-    const unsigned char *want = state_after(&(setting){DASS_STAGE_SCORE, false, way[0]}, &first, &n);
+    const unsigned char *want = state_after(&(setting){.stage = DASS_STAGE_SCORE, .opt = way[0]}, &first, &n);
     const size_t first_way = getenv("DASS_TEST_SHORT") != NULL ? N_OF(way) - 1 : 1;
     for (size_t i = first_way; i < N_OF(way); i++) {
         rig r;
         size_t m = 0;
-        const unsigned char *got = state_after(&(setting){DASS_STAGE_SCORE, false, way[i]}, &r, &m);
+        const unsigned char *got = state_after(&(setting){.stage = DASS_STAGE_SCORE, .opt = way[i]}, &r, &m);
         assert_int_equal(m, n);
         assert_memory_equal(got, want, n);
         rig_close(&r);
@@ -341,6 +422,9 @@ int main(void)
         cmocka_unit_test(a_finetune_search_step_agrees),
         cmocka_unit_test(a_second_order_step_agrees),
         cmocka_unit_test(a_pruned_evaluation_agrees),
+        cmocka_unit_test(a_dense_step_in_bf16_agrees),
+        cmocka_unit_test(a_score_step_in_bf16_agrees),
+        cmocka_unit_test(a_pruned_evaluation_in_bf16_agrees),
         cmocka_unit_test(merging_and_recording_change_no_byte),
         cmocka_unit_test(a_step_is_one_recording_of_fewer_launches),
         cmocka_unit_test(a_step_allocates_nothing),

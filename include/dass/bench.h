@@ -111,9 +111,10 @@ dass_status dass_bench_traffic_measure(const dass_config *c, const char *device,
 
 /* What of the engine a device runs: steps of every command at small sizes, and a graph of each operation at odd shapes,
  * each run twice (enqueued, then recorded and replayed) and counted; and what a search step of full size would launch,
- * planned and not run. A kind is a kernel of the device or a library, as dass_backend_kernel counts them. */
-#define DASS_COVERAGE_STEPS 16
-#define DASS_COVERAGE_KINDS 256
+ * planned and not run; all of it in the precision that the configuration gives, then in bf16 where the device has it. A
+ * kind is a kernel of the device or a library, as dass_backend_kernel counts them. */
+#define DASS_COVERAGE_STEPS 32
+#define DASS_COVERAGE_KINDS 384
 typedef struct dass_coverage_step {
     char what[64];
     bool run;                                 /* else only planned */

@@ -27,6 +27,8 @@ const char *dass_backend_why_not(size_t i); /* NULL = available */
 const char *dass_backend_kernel(const char *name, uint32_t i, uint64_t *launches);
 /* Versions of the libraries behind a backend and its devices, a line each; "" when it has nothing to say. */
 void dass_backend_describe(const char *name, char *text, size_t n_text);
+/* Can a backend of this build and machine be opened with that precision, as far as the precision goes? */
+bool dass_backend_has(const char *name, dass_precision precision);
 dass_dtype dass_backend_real(const char *name); /* type of the graphs to build for it; F32 when unknown */
 
 typedef struct dass_exec dass_exec;

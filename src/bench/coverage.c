@@ -53,6 +53,7 @@ typedef struct coverage {
     dass_store *s;
     dass_arena *mem;
     dass_steps steps;
+    const char *suffix; /* of the names of steps: what the precision of this round is, "" in the first */
     bool resident; /* the graphs of this row take their batches themselves, as those of the commands do */
     dass_segment *segments;
     int64_t n_segments;
@@ -210,7 +211,7 @@ static dass_status count_plan(coverage *c, const char *what, dass_coverage_step 
     DASS_ASSERT(o->n_steps < DASS_COVERAGE_STEPS);
     dass_coverage_step *to = &o->step[o->n_steps++];
     tally t = {.out = o, .to = to};
-    (void)snprintf(to->what, sizeof to->what, "%s", what);
+    (void)snprintf(to->what, sizeof to->what, "%s%s", what, c->suffix);
     for (uint32_t i = 0; i < c->steps.n; i++) {
         const dass_exec_stats s = dass_exec_get_stats(c->steps.exec[i]);
         to->nodes += s.n_nodes;
@@ -286,8 +287,9 @@ static dass_status plan_search(coverage *c, const dass_config *cfg)
     return DASS_OK;
 }
 
-static dass_status run_all(coverage *c, const dass_config *cfg)
+static dass_status run_round(coverage *c, const dass_config *cfg)
 {
+    uint32_t n_graphs = 0;
     DASS_TRY(list_kinds(c));
     DASS_TRY(plan_search(c, cfg));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -295,12 +297,15 @@ static dass_status run_all(coverage *c, const dass_config *cfg)
         close_row(c);
         DASS_TRY(st);
     }
-    return dass__coverage_graphs_run(c->be, c->out->op_nodes, &c->out->n_graphs);
+    const dass_status st = dass__coverage_graphs_run(c->be, c->out->op_nodes, &n_graphs);
+    c->out->n_graphs += n_graphs;
+    return st;
 }
 
 static void sum_up(const coverage *c)
 {
     dass_bench_coverage *o = c->out;
+    o->n_ops_run = o->n_kinds_run = o->n_needed = o->n_needed_run = 0; /* counts are of all rounds */
     for (int op = 1; op < DASS_N_OPS; op++)
         o->n_ops_run += o->op_nodes[op] > 0;
     for (uint32_t i = 0; i < o->n_kinds; i++) {
@@ -314,13 +319,27 @@ static void sum_up(const coverage *c)
     }
 }
 
+static dass_status open_and_run(coverage *c, const dass_config *cfg, const char *device)
+{
+    DASS_TRY(dass_backend_open_for(cfg, device, &c->be));
+    const dass_status st = run_round(c, cfg);
+    sum_up(c);
+    return st;
+}
+
 dass_status dass_bench_coverage_run(const dass_config *cfg, const char *device, dass_bench_coverage *out)
 {
+    static dass_config half; /* large */
     memset(out, 0, sizeof *out);
-    coverage c = {.out = out};
-    DASS_TRY(dass_backend_open_for(cfg, device, &c.be));
-    const dass_status st = run_all(&c, cfg);
-    sum_up(&c);
+    coverage c = {.out = out, .suffix = ""};
+    dass_status st = open_and_run(&c, cfg, device);
+    if (st == DASS_OK && c.be->stored == c.be->ops->real && dass_backend_has(c.be->ops->name, DASS_PRECISION_BF16)) {
+        dass_backend_close(c.be);
+        half = *cfg;
+        (void)snprintf(half.run_precision, sizeof half.run_precision, "bf16");
+        c = (coverage){.out = out, .suffix = ", bf16"};
+        st = open_and_run(&c, &half, device);
+    }
     dass_backend_close(c.be);
     return st;
 }

@@ -305,7 +305,7 @@ static void make_softmax(builder *b)
 static void make_xent(builder *b)
 {
     const int32_t dim[] = {b->s->n, b->s->c, 1, 1};
-    const dass_val logits = place(b, b->g->real, PARAM, DASS_LAYOUT_NHWC, 4, dim);
+    const dass_val logits = stored(b, DASS_LAYOUT_NHWC, dim);
     dass_val correct = 0;
     dass_xent(b->g, logits, ints(b), step(b), 0.1, &b->loss, &correct);
     result(b, b->loss);
@@ -321,7 +321,7 @@ static void make_cast(builder *b)
 {
     const dass_val there = dass_cast(b->g, vector(b, b->s->flat), b->g->stored);
     result(b, dass_cast(b->g, there, b->g->real));
-    result(b, image(b));
+    result(b, dass_cast(b->g, image(b), b->g->real));
 }
 
 static void make_dwpw(builder *b)
@@ -477,9 +477,9 @@ static dass_status append_gradient(builder *b)
 }
 
 /* Sparse inference knows real numbers only. */
-static dass_dtype stored_of(const dass_backend *be, dass_op op)
+static bool knows_stored(const dass_backend *be, dass_op op)
 {
-    return op == DASS_OP_SPCONV || op == DASS_OP_IRBLOCK ? be->ops->real : be->stored;
+    return be->stored == be->ops->real || (op != DASS_OP_SPCONV && op != DASS_OP_IRBLOCK);
 }
 
 static dass_status build(builder *b, dass_op op, const shape *s, dass_backend *be)
@@ -488,7 +488,7 @@ static dass_status build(builder *b, dass_op op, const shape *s, dass_backend *b
     if (makers[op] == NULL)
         return DASS_FAIL(DASS_INTERNAL, "coverage: no graph for operation %s; add one to src/bench/coverage_graphs.c",
                          dass_op_get(op)->name);
-    DASS_TRY(dass_graph_make_stored(be->ops->real, stored_of(be, op), &b->g));
+    DASS_TRY(dass_graph_make_stored(be->ops->real, be->stored, &b->g));
     makers[op](b);
     if (b->g->status == DASS_OK && (dass_op_get(op)->flags & DASS_OPF_D) != 0)
         DASS_TRY(append_gradient(b));
@@ -630,7 +630,7 @@ dass_status dass__coverage_graphs_run(dass_backend *be, uint64_t *op_nodes, uint
 {
     *n_graphs = 0;
     for (int op = 1; op < DASS_N_OPS; op++) {
-        if ((dass_op_get((dass_op)op)->flags & DASS_OPF_G) != 0)
+        if ((dass_op_get((dass_op)op)->flags & DASS_OPF_G) != 0 || !knows_stored(be, (dass_op)op))
             continue;
         for (size_t i = 0; i < N_SHAPES; i++) {
             DASS_TRY(run_graph(be, (dass_op)op, &shapes[i], op_nodes));

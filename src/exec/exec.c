@@ -76,6 +76,15 @@ dass_dtype dass_backend_real(const char *name)
     return r && r->ops ? r->ops->real : DASS_F32;
 }
 
+bool dass_backend_has(const char *name, dass_precision precision)
+{
+    const char *why = NULL;
+    const registry_row *r = find_backend(name);
+    const dass_plugin *p = r != NULL && r->plugin != NULL ? r->plugin(&why) : NULL;
+    const dass_backend_ops *ops = p != NULL ? p->backend : r != NULL ? r->ops : NULL;
+    return ops != NULL && (precision == DASS_PRECISION_FP32 || (ops->precisions & 1u << precision) != 0);
+}
+
 static const char *const precisions[DASS_N_PRECISIONS] = {"fp32", "tf32", "bf16"};
 
 dass_status dass_backend_open(const char *name, const dass_backend_options *opt, dass_backend **out)

@@ -187,6 +187,8 @@ static dass_status host_select(dass_backend *be, dass_arena *mem, const dass_gra
     if (g->real != DASS_F32)
         return DASS_FAIL(DASS_UNSUPPORTED,
                          "host: the graph is in double and this backend computes in float; use ref64");
+    if (dass__wants_widening(g, n))
+        return dass__widened_select(be, mem, g, n, out);
     bool vector = false;
     const dass__row *const row = find_row(h, g, n, &vector);
     if (row == NULL) {
@@ -209,6 +211,8 @@ static dass_status host_bind(dass_backend *be, const dass_graph *g, dass_node n,
                              void *ws)
 {
     dass__impl *const impl = k->impl;
+    if (dass__is_widened(k))
+        return dass__widened_bind(be, k, args, ws);
     for (uint32_t i = 0; i < impl->n_in + impl->n_out; i++)
         impl->arg[i] = args[i];
     impl->ws = ws;
@@ -220,7 +224,9 @@ static dass_status host_bind(dass_backend *be, const dass_graph *g, dass_node n,
 static void host_drop(dass_backend *be, dass_kernel *k)
 {
     const dass__impl *const impl = k->impl;
-    if (impl != NULL && impl->row != NULL && impl->row->drop != NULL)
+    if (dass__is_widened(k))
+        dass__widened_drop(be, k);
+    else if (impl != NULL && impl->row != NULL && impl->row->drop != NULL)
         impl->row->drop((dass_host *)be, k);
 }
 
@@ -245,4 +251,5 @@ const dass_backend_ops dass_backend_host = {
     .drop = host_drop,
     .can = host_can,
     .real = DASS_F32,
+    .precisions = 1u << DASS_PRECISION_BF16,
 };

@@ -55,11 +55,13 @@ static inline const dass_value *dass__out(const dass_graph *g, dass_node n, uint
     return &g->vals[dass_node_out(g, n)[i]];
 }
 
-/* ref_widen.c: a node with values in bf16, for rows that know real numbers only. widen: replaces the kernel of such a
- * node by one that runs it between conversions. bind: the impl inside, with its arguments; *ws: what is left for it. */
-dass_status dass__ref_widen(dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
-dass_status dass__ref_run_widened(dass_backend *be, void *impl);
-dass__impl *dass__ref_bind_widened(void *impl, void *const *args, void **ws);
+/* widen.c: nodes with values in bf16, through the backend's own select, bind and drop for the same node over real
+ * values. A kernel that widened_select made is bound and dropped by the other two. */
+bool dass__wants_widening(const dass_graph *g, dass_node n);
+bool dass__is_widened(const dass_kernel *k);
+dass_status dass__widened_select(dass_backend *be, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *out);
+dass_status dass__widened_bind(dass_backend *be, const dass_kernel *k, void *const *args, void *ws);
+void dass__widened_drop(dass_backend *be, const dass_kernel *k);
 
 extern const dass_backend_ops dass_backend_host; /* host.c */
 extern const dass_backend_ops dass_backend_ref;  /* ref.c: the reference in f32 */

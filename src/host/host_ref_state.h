@@ -33,7 +33,7 @@ static dass_status run_copy(dass_backend *be, void *impl)
     return DASS_OK;
 }
 
-/* dst = src: what is in bf16 was widened before, and is rounded afterwards (ref_widen.c)
+/* dst = src: what is in bf16 was widened before, and is rounded afterwards (widen.c)
  * in: x    out: dst */
 static dass_status run_cast(dass_backend *be, void *impl)
 {

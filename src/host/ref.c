@@ -97,6 +97,8 @@ static dass_status ref_select(dass_backend *be, dass_arena *mem, const dass_grap
                          be->ops->name, be->ops->real == DASS_F64 ? "f64" : "f32", text,
                          g->real == DASS_F64 ? "f64" : "f32");
     }
+    if (dass__wants_widening(g, n))
+        return dass__widened_select(be, mem, g, n, out);
     const dass__row *row = be->ops->real == DASS_F64 ? dass__rows_ref64 : dass__rows_ref;
     while (row->op != DASS_OP_NONE && row->op != op)
         row++;
@@ -108,28 +110,26 @@ static dass_status ref_select(dass_backend *be, dass_arena *mem, const dass_grap
     *out = (dass_kernel){.name = row->name};
     DASS_TRY(row->prepare(NULL, mem, g, n, out));
     ((dass__impl *)out->impl)->row = row;
-    return dass__ref_widen(mem, g, n, out);
+    return DASS_OK;
 }
 
 static dass_status ref_bind(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args,
                             void *ws)
 {
-    (void)be;
     (void)g;
     (void)n;
     dass__impl *impl = k->impl;
-    if (k->run == dass__ref_run_widened)
-        impl = dass__ref_bind_widened(k->impl, args, &ws);
-    else
-        for (uint32_t i = 0; i < impl->n_in + impl->n_out; i++)
-            impl->arg[i] = args[i];
+    if (dass__is_widened(k))
+        return dass__widened_bind(be, k, args, ws);
+    for (uint32_t i = 0; i < impl->n_in + impl->n_out; i++)
+        impl->arg[i] = args[i];
     impl->ws = ws;
     return DASS_OK;
 }
 
 static void ref_drop(dass_backend *be, dass_kernel *k)
 {
-    (void)be;
+    (void)be; /* rows of the reference hold nothing, and so do widened ones */
     (void)k;
 }
 
