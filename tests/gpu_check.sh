@@ -18,7 +18,7 @@ text = open(glob.glob(sys.argv[1] + "/*.md")[0]).read()
 assert report["failed"] == [] and len(report["steps"]) >= 5, report["failed"]
 assert report["timings"]["dense fp32"]["step_ms"] > 0
 assert all(c["ok"] for s in report["steps"] if "plans" in s["name"] for c in s["result"]["convolutions"])
-assert "| dense fp32 |" in text and "the same search twice" in text
+assert "| dense fp32 |" in text and "| dense bf16 |" in text and "the same search twice" in text
 PY
 then
     echo 'ok 1 - the report of gpu-check'

@@ -233,7 +233,7 @@ def repeat_search(check):
 def timings(check):
     out = {}
     size = SMALL if check.args.double else []
-    precisions = ("fp32",) if check.args.double else ("fp32", "tf32")
+    precisions = ("fp32", "bf16") if check.args.double else ("fp32", "tf32", "bf16")
     for precision in precisions:
         for stage in STAGES[:1] if check.args.double else STAGES:
             ops = ["--ops"] if stage == "dense" and not check.args.double else []
@@ -270,7 +270,7 @@ def torch_times(check):
         return {}
     base = [sys.executable, "tools/torch_step.py", "--device", "cuda", "--rounds", "3", "--json"]
     out = {}
-    for name, more, limit in (("eager fp32", [], 90), ("eager tf32", ["--tf32"], 90),
+    for name, more, limit in (("eager fp32", [], 90), ("eager tf32", ["--tf32"], 90), ("eager bf16", ["--bf16"], 90),
                               ("compiled tf32", ["--tf32", "--compile"], 200)):
         out[name] = check.step(f"PyTorch, {name}", base + more, limit, json.loads, may_fail=True)
     return out

@@ -2,7 +2,7 @@
 """The DARTS supernet's search step in PyTorch, timed against `dass bench step` in one run, interleaved.
 
     tools/torch_step.py [--rounds 3] [--threads 2] [--dass build/dass] [--no-dass] [--json]
-    tools/torch_step.py --device cuda [--tf32] [--compile]
+    tools/torch_step.py --device cuda [--tf32 | --bf16] [--compile]
 
 An honest rival: channels_last throughout, inplace ReLU only where DARTS has none to break, gradients set to None, first
 order (validation batch -> alpha by Adam, then training batch -> weights by SGD with clipping). One round is one PyTorch
@@ -128,6 +128,7 @@ class Step:
         self.net = Supernet(args.channels, args.layers).to(args.device, memory_format=torch.channels_last).train()
         self.net.alphas = [a.detach().to(args.device).requires_grad_() for a in self.net.alphas]
         self.forward = torch.compile(self.net) if args.compile else self.net
+        self.bf16 = args.bf16
         self.repeats = 10 if args.device == "cuda" else 1
         self.weights = list(self.net.parameters())
         self.sgd = torch.optim.SGD(self.weights, 0.025, momentum=0.9, weight_decay=3e-4)
@@ -135,11 +136,17 @@ class Step:
         self.x = torch.randn(args.batch, 3, 32, 32).to(args.device, memory_format=torch.channels_last)
         self.y = torch.randint(0, 10, (args.batch,)).to(args.device)
 
+    def loss(self):
+        if not self.bf16:
+            return F.cross_entropy(self.forward(self.x), self.y)
+        with torch.autocast(self.device, torch.bfloat16):  # parameters and sums stay fp32 there too
+            return F.cross_entropy(self.forward(self.x), self.y)
+
     def arch(self):
         for w in self.weights:
             w.requires_grad_(False)
         self.adam.zero_grad(set_to_none=True)
-        F.cross_entropy(self.forward(self.x), self.y).backward()
+        self.loss().backward()
         self.adam.step()
         for w in self.weights:
             w.requires_grad_(True)
@@ -148,7 +155,7 @@ class Step:
         for a in self.net.alphas:
             a.requires_grad_(False)
         self.sgd.zero_grad(set_to_none=True)
-        F.cross_entropy(self.forward(self.x), self.y).backward()
+        self.loss().backward()
         nn.utils.clip_grad_norm_(self.weights, 5)
         self.sgd.step()
         for a in self.net.alphas:
@@ -172,12 +179,16 @@ class Step:
         return 1e3 * (time.perf_counter() - t) / self.repeats
 
 
+def precision(args):
+    return "bf16" if args.bf16 else "tf32" if args.tf32 else "fp32"
+
+
 def dass_step(args):
     cmd = [args.dass, "bench", "step", "-c", args.config, "--set", f"run.threads={args.threads}", "--json",
            "--set", f"net.channels={args.channels}", "--set", f"net.layers={args.layers}",
            "--set", f"train.batch={args.batch}"]
     if args.device == "cuda":
-        cmd += ["--device", "cuda", "--set", "run.precision=" + ("tf32" if args.tf32 else "fp32")]
+        cmd += ["--device", "cuda", "--set", "run.precision=" + precision(args)]
     return json.loads(subprocess.run(cmd, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -192,7 +203,9 @@ def main():
     p.add_argument("--config", default="configs/search_cifar10.yaml")
     p.add_argument("--no-dass", action="store_true")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    p.add_argument("--tf32", action="store_true", help="on both sides; cuda only")
+    g = p.add_mutually_exclusive_group()
+    g.add_argument("--tf32", action="store_true", help="on both sides; cuda only")
+    g.add_argument("--bf16", action="store_true", help="activations, on both sides (PyTorch: autocast); cuda only")
     p.add_argument("--compile", action="store_true", help="torch.compile the network (minutes)")
     p.add_argument("--json", action="store_true")
     args = p.parse_args()
@@ -214,7 +227,7 @@ def main():
         print("# round %d: " % (r + 1) + "  ".join(f"{k} {v:.4g}" for k, v in row.items()), file=sys.stderr)
     peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
     out = {"torch": torch.__version__, "threads": args.threads, "batch": args.batch, "device": args.device,
-           "tf32": args.tf32, "compile": args.compile, "torch_peak_rss_bytes": peak, "rounds": rows}
+           "precision": precision(args), "compile": args.compile, "torch_peak_rss_bytes": peak, "rounds": rows}
     if args.device == "cuda":
         out["torch_peak_device_bytes"] = torch.cuda.max_memory_allocated()
     for key in rows[0]:

@@ -85,7 +85,7 @@ typedef struct dass_big_value {
 typedef struct dass_sizes {
     bool supernet;
     char network[64];
-    char backend[16];
+    char backend[16], precision[8]; /* run.precision */
     dass_net_count count;
     int64_t kept;
     double density;     /* kept / weights */

@@ -41,16 +41,15 @@ static dass_status print_json(const dass_sizes *s, const dass_bench_traffic *tra
 {
     const dass_stage_size *big = &s->stage[s->largest];
     const dass_net_count *n = &s->count;
-    json_t *root =
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:o, s:o}",
-                  "network", s->network, "backend", s->backend, "weights", (json_int_t)n->weights, "params",
-                  (json_int_t)n->params, "unpruned", (json_int_t)n->unpruned, "alphas", (json_int_t)n->alphas, "kept",
-                  (json_int_t)s->kept, "density", s->density, "macs_per_image", (json_int_t)n->macs_per_image,
-                  "nodes_forward", (json_int_t)n->nodes_forward, "nodes_step", (json_int_t)s->nodes_step, "peak_bytes",
-                  (json_int_t)big->peak_bytes, "bound_bytes", (json_int_t)big->bound_bytes, "sum_bytes",
-                  (json_int_t)big->sum_bytes, "param_bytes", (json_int_t)s->param_bytes, "input_bytes",
-                  (json_int_t)s->input_bytes, "batch", s->batch, "stages", stages_json(s), "steps",
-                  traffic_json(traffic));
+    json_t *root = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:o, s:o}",
+        "network", s->network, "backend", s->backend, "precision", s->precision, "weights", (json_int_t)n->weights,
+        "params", (json_int_t)n->params, "unpruned", (json_int_t)n->unpruned, "alphas", (json_int_t)n->alphas, "kept",
+        (json_int_t)s->kept, "density", s->density, "macs_per_image", (json_int_t)n->macs_per_image, "nodes_forward",
+        (json_int_t)n->nodes_forward, "nodes_step", (json_int_t)s->nodes_step, "peak_bytes",
+        (json_int_t)big->peak_bytes, "bound_bytes", (json_int_t)big->bound_bytes, "sum_bytes",
+        (json_int_t)big->sum_bytes, "param_bytes", (json_int_t)s->param_bytes, "input_bytes",
+        (json_int_t)s->input_bytes, "batch", s->batch, "stages", stages_json(s), "steps", traffic_json(traffic));
     const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;
     json_decref(root);
     (void)printf("\n");
@@ -68,7 +67,7 @@ static void print_traffic(const dass_bench_traffic *t)
 static void print_table(const dass_sizes *s, const dass_bench_traffic *traffic)
 {
     const dass_net_count *n = &s->count;
-    (void)printf("%s on %s, batch %d\n", s->network, s->backend, s->batch);
+    (void)printf("%s on %s, %s, batch %d\n", s->network, s->backend, s->precision, s->batch);
     (void)printf("  %-16s %lld weights + %lld batch norm and biases = %lld\n", "parameters", (long long)n->weights,
                  (long long)n->unpruned, (long long)n->params);
     if (s->supernet)

@@ -220,6 +220,7 @@ dass_status dass_sizes_measure(const dass_config *c, const char *device, dass_si
     out->batch = (int32_t)c->train_batch;
     dass__network_text(&m.arch, out->network, sizeof out->network);
     (void)snprintf(out->backend, sizeof out->backend, "%.15s", device);
+    (void)snprintf(out->precision, sizeof out->precision, "%.7s", c->run_precision);
     dass_status st = DASS_OK;
     DASS_TRY_TO(dass_arena_make("sizes", &m.mem), st, out);
     DASS_TRY_TO(dass_backend_open_for(c, device, &m.be), st, out);
