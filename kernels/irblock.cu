@@ -43,6 +43,7 @@ __device__ __forceinline__ k_ir_tile k_ir_place(const dass_k_irblock &a, float *
 }
 
 /* The tile of x with its halo, zero outside of the image, and which pixels are inside; y starts at its bias. */
+template <class T>
 __device__ __forceinline__ void k_ir_load(const dass_k_irblock &a, const k_ir_tile &b, uint32_t warp, uint32_t lane)
 {
     for (uint32_t q = warp; q < b.s - 1; q += n_warps) {
@@ -51,7 +52,7 @@ __device__ __forceinline__ void k_ir_load(const dass_k_irblock &a, const k_ir_ti
         const bool inside = q < b.n_in && h >= 0 && h < a.h && w >= 0 && w < a.w;
         const size_t at = inside ? (((size_t)b.image * (size_t)a.h + (size_t)h) * (size_t)a.w + (size_t)w) * a.ic : 0;
         for (uint32_t c = lane; c < a.ic; c += 32)
-            b.x[c * b.s + q] = inside ? a.x[at + c] : 0.0f;
+            b.x[c * b.s + q] = inside ? k_float(k_as<T>(a.x)[at + c]) : 0.0f;
         if (lane == 0)
             b.mask[q] = inside ? 1.0f : 0.0f;
     }
@@ -64,6 +65,7 @@ __device__ __forceinline__ void k_ir_load(const dass_k_irblock &a, const k_ir_ti
 }
 
 /* Hidden channels [first, first + n) of e. */
+template <class T>
 __device__ __forceinline__ void k_ir_expand(const dass_k_irblock &a, const k_ir_tile &b, uint32_t first, uint32_t n,
                                             uint32_t warp, uint32_t lane)
 {
@@ -72,12 +74,13 @@ __device__ __forceinline__ void k_ir_expand(const dass_k_irblock &a, const k_ir_
         const uint32_t k = i / groups;
         const uint32_t q = i % groups * 32 + lane;
         const float bias = a.b_expand ? a.b_expand[first + k] : 0.0f;
-        const float u = k_row_times(a.expand.values, a.expand.columns, a.expand.starts[first + k],
+        const float u = k_row_times(k_as<T>(a.expand.values), a.expand.columns, a.expand.starts[first + k],
                                     a.expand.starts[first + k + 1], b.x + q, 0, b.s, bias);
         b.e[k * b.s + q] = b.mask[q] != 0.0f ? k_activate(u, a.act) : 0.0f;
     }
 }
 
+template <class T>
 __device__ __forceinline__ void k_ir_depthwise(const dass_k_irblock &a, const k_ir_tile &b, uint32_t first, uint32_t n,
                                                uint32_t warp, uint32_t lane)
 {
@@ -88,16 +91,17 @@ __device__ __forceinline__ void k_ir_depthwise(const dass_k_irblock &a, const k_
         const uint32_t o = q < b.n_out ? q : 0; /* lanes behind the tile compute its first output and nobody reads it */
         const float *const e =
             b.e + k * b.s + o / (uint32_t)a.tw * (uint32_t)a.stride * b.width + o % (uint32_t)a.tw * (uint32_t)a.stride;
-        const float *const w = a.w_dw + (size_t)(first + k) * 9;
+        const T *const w = k_as<T>(a.w_dw) + (size_t)(first + k) * 9;
         float u = a.b_dw ? a.b_dw[first + k] : 0.0f;
 #pragma unroll
         for (uint32_t t = 0; t < 9; t++)
-            u += w[t] * e[t / 3 * b.width + t % 3];
+            u += k_float(w[t]) * e[t / 3 * b.width + t % 3];
         b.d[k * b.t + q] = k_activate(u, a.act);
     }
 }
 
 /* y += what the entries of P in columns [first, first + n) add. A row belongs to one warp in every chunk. */
+template <class T>
 __device__ __forceinline__ void k_ir_project(const dass_k_irblock &a, const k_ir_tile &b, uint32_t first, uint32_t n,
                                              uint32_t warp, uint32_t lane)
 {
@@ -105,8 +109,8 @@ __device__ __forceinline__ void k_ir_project(const dass_k_irblock &a, const k_ir
         const int32_t from = b.next[r];
         const int32_t to = k_row_until(a.project.columns, from, a.project.starts[r + 1], (int32_t)(first + n));
         for (uint32_t q = lane; q < b.t - 1; q += 32)
-            b.y[r * b.t + q] = k_row_times(a.project.values, a.project.columns, from, to, b.d + q, (int32_t)first, b.t,
-                                           b.y[r * b.t + q]);
+            b.y[r * b.t + q] = k_row_times(k_as<T>(a.project.values), a.project.columns, from, to, b.d + q,
+                                           (int32_t)first, b.t, b.y[r * b.t + q]);
         __syncwarp();
         if (lane == 0)
             b.next[r] = to;
@@ -117,22 +121,23 @@ __device__ __forceinline__ void k_ir_project(const dass_k_irblock &a, const k_ir
 /* 24 -> 144 -> 24 of 56 x 56 at a density of 0.1: 0.9 MB moved (1.1 with the halos)
  * where three kernels move 8.1 MB. Tiles of 8 x 8 and a
  * chunk of 32: 129 x 57 + 65 x 56 floats and a little, 44 KB, five blocks to a multiprocessor of 227 KB. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_irblock(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_irblock(K_PARAM P p)
 {
+    K_STORED_TYPE(S);
     K_ITEM(p);
     K_DYNAMIC(float, shared);
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t lane = threadIdx.x % 32;
     const k_ir_tile b = k_ir_place(a, shared);
-    k_ir_load(a, b, warp, lane);
+    k_ir_load<T>(a, b, warp, lane);
     __syncthreads();
     for (uint32_t first = 0; first < a.hidden; first += a.chunk) {
         const uint32_t n = min(a.chunk, a.hidden - first);
-        k_ir_expand(a, b, first, n, warp, lane);
+        k_ir_expand<T>(a, b, first, n, warp, lane);
         __syncthreads(); /* also: everybody is done with the d of the chunk before */
-        k_ir_depthwise(a, b, first, n, warp, lane);
+        k_ir_depthwise<T>(a, b, first, n, warp, lane);
         __syncthreads();
-        k_ir_project(a, b, first, n, warp, lane);
+        k_ir_project<T>(a, b, first, n, warp, lane);
     }
     __syncthreads();
     for (uint32_t q = warp; q < b.n_out; q += n_warps) {
@@ -142,11 +147,15 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_irblock(K_PAR
             continue;
         const size_t at = (((size_t)b.image * (size_t)a.oh + (size_t)oh) * (size_t)a.ow + (size_t)ow) * a.oc;
         for (uint32_t r = lane; r < a.oc; r += 32)
-            a.y[at + r] = b.y[r * b.t + q] + (a.residual ? a.residual[at + r] : 0.0f);
+            k_store(k_as<T>(a.y) + at + r,
+                    k_vec<1>{{b.y[r * b.t + q] + (a.residual ? k_float(k_as<T>(a.residual)[at + r]) : 0.0f)}});
     }
 }
 
-static k_entry entries_irblock[] = {{"dass_k_irblock_run", dass_k_irblock_run, DASS_K_V1}};
+static k_entry entries_irblock[] = {
+    {"dass_k_irblock_run bf16", dass_k_irblock_run, DASS_K_V1 | DASS_K_BF16},
+    {"dass_k_irblock_run", dass_k_irblock_run, DASS_K_V1},
+};
 
 DASS_K_API int dass_k_irblock_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
 {
@@ -155,6 +164,9 @@ DASS_K_API int dass_k_irblock_run(const void *items, uint32_t n, dass_k_grid g, 
     for (uint32_t i = 0; i < n; i++)
         shared = a[i].shared > shared ? a[i].shared : shared;
     K_COUNT(entries_irblock, g.variant, n);
-    K_LAUNCH_PACKS_SHARED(dass_k_irblock, k_irblock, 1, K_THREADS, shared, items, n, g, stream);
+    if (g.variant & DASS_K_BF16)
+        K_LAUNCH_PACKS_SHARED(dass_k_irblock, k_irblock, 1 | K_S_BF16, K_THREADS, shared, items, n, g, stream);
+    else
+        K_LAUNCH_PACKS_SHARED(dass_k_irblock, k_irblock, 1, K_THREADS, shared, items, n, g, stream);
     return k_launched();
 }

@@ -1,4 +1,4 @@
-/* Launcher of irblock.cu: a whole inverted residual block with sparse pointwise convolutions. Matrices are stored by
+/* Launcher of irblock.cu, of variants float and bf16: a whole inverted residual block with sparse pointwise convolutions. Matrices are stored by
  * rows as spconv.h says, both of them; the second is walked by chunks of hidden channels, which its ascending columns
  * allow.
  *
@@ -21,15 +21,16 @@
 #include "kernels.h"
 
 typedef struct dass_k_csr {
-    const float *values;
+    const void *values; /* of the stored type */
     const int32_t *columns, *starts;
 } dass_k_csr;
 
 typedef struct dass_k_irblock {
     dass_k_head head;
-    const float *x, *b_expand, *w_dw, *b_dw, *b_project, *residual;
+    const void *x, *w_dw, *residual;
+    const float *b_expand, *b_dw, *b_project;
     dass_k_csr expand, project;
-    float *y;
+    void *y;
     int32_t h, w, oh, ow;
     uint32_t ic, hidden, oc;
     int32_t stride, act;

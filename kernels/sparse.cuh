@@ -3,7 +3,7 @@
 #ifndef DASS_SPARSE_CUH
 #define DASS_SPARSE_CUH
 
-#include "simt.cuh"
+#include "common.cuh"
 
 /* First of the entries [from, end) of a row whose column is not below `limit`; end when all are. The columns ascend. */
 __device__ __forceinline__ int32_t k_row_until(const int32_t *columns, int32_t from, int32_t end, int32_t limit)
@@ -19,12 +19,13 @@ __device__ __forceinline__ int32_t k_row_until(const int32_t *columns, int32_t f
 }
 
 /* sum + entries [from, to) times this lane's column of the tile: channel c of it lies at tile[(c - first) side]. */
-__device__ __forceinline__ float k_row_times(const float *values, const int32_t *columns, int32_t from, int32_t to,
+template <class T>
+__device__ __forceinline__ float k_row_times(const T *values, const int32_t *columns, int32_t from, int32_t to,
                                              const float *tile, int32_t first, uint32_t side, float sum)
 {
 #pragma unroll 4
     for (int32_t e = from; e < to; e++)
-        sum += values[e] * tile[(uint32_t)(columns[e] - first) * side];
+        sum += k_float(values[e]) * tile[(uint32_t)(columns[e] - first) * side];
     return sum;
 }
 

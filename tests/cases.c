@@ -130,6 +130,10 @@ dass_csr case_csr(case_graph *cg, const char *name, int32_t rows, int32_t cols, 
     snprintf(text[1], sizeof(text[1]), "%s.columns", name);
     snprintf(text[2], sizeof(text[2]), "%s.starts", name);
     s.values = case_vector(cg, text[0], n, FILL_UNIFORM);
+    if (cg->stored && s.values) { /* a temporary, at a multiple of 16 bytes */
+        cg->in[cg->n_in - 1].stored = true;
+        s.values = dass_cast(cg->g, s.values, cg->g->stored);
+    }
     s.columns = add_input(cg, text[1], DASS_I32, CASE_I32, DASS_LAYOUT_FLAT, 1, &n, FILL_COLUMNS, cols);
     s.starts = add_input(cg, text[2], DASS_I32, CASE_I32, DASS_LAYOUT_FLAT, 1, &n_starts, FILL_STARTS, cols);
     for (uint32_t i = cg->n_in - 2; i < cg->n_in && s.starts != 0; i++) {

@@ -298,12 +298,10 @@ static void every_kernel_is_reached(void **state)
 
 /* ---- bf16 --------------------------------------------------------------------------- */
 
-/* Does the case have images or weights, in ops that know bf16? Sparse inference does not. */
+/* Does the case have images or weights? */
 static bool case_is_stored(const test_case *t)
 {
     case_graph *cg = NULL;
-    if (t->op == DASS_OP_SPCONV || t->op == DASS_OP_IRBLOCK)
-        return false;
     const dass_status st = case_graph_make(t, DASS_F32, CASE_STORED, false, &cg);
     bool any = st != DASS_OK; /* to be reported */
     for (dass_val v = 1; st == DASS_OK && v < cg->g->n_vals; v++)

@@ -315,8 +315,8 @@ dass_val dass_dwpw(dass_graph *g, dass_dwpw_in in, dass_conv_attr a, dass_val *m
 /* ---- sparse forward ops: inference only, no gradient ------------------------------------------------------------- */
 
 /* A sparse matrix of (rows, columns) by rows: entry e of row r, starts[r] <= e < starts[r + 1], has columns[e] and
- * values[e]; the columns of a row ascend; starts[rows] = nnz. values real, columns and starts i32, all FLAT, of
- * max(nnz, 1), max(nnz, 1) and rows + 1 elements. Rows without entries, full rows and nnz = 0 are legal. The contents
+ * values[e]; the columns of a row ascend; starts[rows] = nnz. values stored, as weights are, columns and starts i32, all
+ * FLAT, of max(nnz, 1), max(nnz, 1) and rows + 1 elements. Rows without entries, full rows and nnz = 0 are legal. The contents
  * are the caller's to keep right, kernels trust them, and where the entries stand may not change between runs. */
 typedef struct dass_csr {
     dass_val values, columns, starts;

@@ -116,7 +116,10 @@ static dass_val counting(builder *b, int32_t n)
 static dass_csr matrix(builder *b, int32_t n)
 {
     const dass_val columns = counting(b, n);
-    return (dass_csr){.values = vector(b, n), .columns = columns, .starts = counting(b, n + 1), .nnz = n};
+    dass_val values = vector(b, n);
+    if (b->g->stored != b->g->real)
+        values = dass_cast(b->g, values, b->g->stored);
+    return (dass_csr){.values = values, .columns = columns, .starts = counting(b, n + 1), .nnz = n};
 }
 
 static dass_val step(builder *b)
@@ -173,7 +176,7 @@ static void make_gather(builder *b)
 /* So many pixels that a card of 200 multiprocessors is full whatever the number of rows that a warp takes. */
 static void make_wide_spconv(builder *b, int32_t c)
 {
-    const dass_val x = place(b, b->g->real, PARAM, DASS_LAYOUT_NHWC, 4, (const int32_t[]){8, c, 40, 40});
+    const dass_val x = stored(b, DASS_LAYOUT_NHWC, (const int32_t[]){8, c, 40, 40});
     const dass_csr s = matrix(b, c);
     result(b, dass_spconv(b->g, x, s, 0, 0, DASS_ACT_NONE, false));
 }
@@ -476,12 +479,6 @@ static dass_status append_gradient(builder *b)
     return dass_graph_grad_seeded(b->g, b->out, d_y, b->n_out, &wrt, 1);
 }
 
-/* Sparse inference knows real numbers only. */
-static bool knows_stored(const dass_backend *be, dass_op op)
-{
-    return be->stored == be->ops->real || (op != DASS_OP_SPCONV && op != DASS_OP_IRBLOCK);
-}
-
 static dass_status build(builder *b, dass_op op, const shape *s, dass_backend *be)
 {
     *b = (builder){.s = s, .be = be};
@@ -630,7 +627,7 @@ dass_status dass__coverage_graphs_run(dass_backend *be, uint64_t *op_nodes, uint
 {
     *n_graphs = 0;
     for (int op = 1; op < DASS_N_OPS; op++) {
-        if ((dass_op_get((dass_op)op)->flags & DASS_OPF_G) != 0 || !knows_stored(be, (dass_op)op))
+        if ((dass_op_get((dass_op)op)->flags & DASS_OPF_G) != 0)
             continue;
         for (size_t i = 0; i < N_SHAPES; i++) {
             DASS_TRY(run_graph(be, (dass_op)op, &shapes[i], op_nodes));

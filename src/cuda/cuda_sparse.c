@@ -52,7 +52,8 @@ static dass_status prepare_spconv(dass_cuda *c, dass_arena *mem, const dass_grap
     const uint32_t rows = rows_of(c, m, oc);
     const uint32_t tall = DASS_K_SP_WARPS * rows;
     const uint32_t turns = (ic + limit / side - 1) / (limit / side);
-    const dass_k_grid grid = {(m + DASS_K_SP_PIXELS - 1) / DASS_K_SP_PIXELS, (oc + tall - 1) / tall, rows};
+    const dass_k_grid grid = {(m + DASS_K_SP_PIXELS - 1) / DASS_K_SP_PIXELS, (oc + tall - 1) / tall,
+                              rows | dass__cuda_stored(dass__cuda_out(g, n, 0))};
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_spconv_run, "spconv", grid, sizeof(dass_k_spconv), &p));
     dass_k_spconv *a = p;
@@ -163,7 +164,8 @@ static dass_status prepare_irblock(dass_cuda *c, dass_arena *mem, const dass_gra
 {
     dass_k_irblock chosen;
     DASS_ASSERT(choose_tile(c, g, n, &chosen));
-    const dass_k_grid grid = {tiles_of(&chosen, dass__cuda_in(g, n, 0)->dim[0]), 1, 0};
+    const dass_k_grid grid = {tiles_of(&chosen, dass__cuda_in(g, n, 0)->dim[0]), 1,
+                              DASS_K_V1 | dass__cuda_stored(dass__cuda_out(g, n, 0))};
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_irblock_run, "irblock", grid, sizeof chosen, &p));
     dass_k_irblock *a = p;
@@ -244,7 +246,7 @@ int dass__sparse_version(void)
 
 static bool lies_well(const dass_value *v)
 {
-    return v->buf == 0 || v->offset % 4 == 0;
+    return v->buf == 0 || v->offset * (int64_t)dass_dtype_bytes(v->dtype) % 16 == 0;
 }
 
 /* A matrix without entries, and operands off the 16-byte boundaries that the library's vector loads want, which happens
@@ -270,10 +272,17 @@ static dass_status run_spmm(dass_cuda *c, void *object)
     return DASS_OK;
 }
 
+/* bf16 factors are multiplied into floats, which the epilogue rounds: the sum with bias and residual is rounded once.
+ */
+static bool is_narrow(const dass_graph *g, dass_node n)
+{
+    return dass__cuda_out(g, n, 0)->dtype == DASS_BF16;
+}
+
 static bool has_epilogue(const dass_graph *g, dass_node n)
 {
     const dass_val *in = dass_node_in(g, n);
-    return in[4] != 0 || in[5] != 0 || g->nodes[n].attr.sparse.act != DASS_ACT_NONE;
+    return is_narrow(g, n) || in[4] != 0 || in[5] != 0 || g->nodes[n].attr.sparse.act != DASS_ACT_NONE;
 }
 
 static dass_status prepare_library(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
@@ -286,14 +295,16 @@ static dass_status prepare_library(dass_cuda *c, dass_arena *mem, const dass_gra
         return DASS_NOMEM;
     dass__cuda_impl_of(k)->own = own;
     DASS_TRY(dass__cuda_add_call(k, "cusparse spmm", run_spmm, own));
+    if (is_narrow(g, n))
+        k->ws_bytes = (size_t)dass_value_count(y) * sizeof(float);
     if (!has_epilogue(g, n))
         return DASS_OK;
     const bool wide = dass__cuda_vec4(y, y->dim[1]) && (!residual || dass__cuda_vec4(&g->vals[residual], y->dim[1]));
     const uint64_t threads = (uint64_t)dass_value_count(y) / (wide ? 4 : 1);
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_bias_act_run, "bias and activation",
-                            dass__cuda_flat_grid(c, threads, wide ? DASS_K_V4 : DASS_K_V1), sizeof(dass_k_bias_act),
-                            &p));
+                            dass__cuda_flat_grid(c, threads, (wide ? DASS_K_V4 : DASS_K_V1) | dass__cuda_stored(y)),
+                            sizeof(dass_k_bias_act), &p));
     dass_k_bias_act *a = p;
     a->m = dass__cuda_pixels(y);
     a->c = (uint32_t)y->dim[1];
@@ -316,15 +327,17 @@ static void free_library(dass_cuda *c, spmm *p)
     memset(p, 0, sizeof *p);
 }
 
-static dass_status describe(const dass_graph *g, dass_node n, void *const *args, spmm *p)
+/* y: where the product goes, floats. */
+static dass_status describe(const dass_graph *g, dass_node n, void *const *args, void *y, spmm *p)
 {
+    const cudaDataType type = is_narrow(g, n) ? CUDA_R_16BF : CUDA_R_32F;
     const int64_t m = dass__cuda_pixels(dass__cuda_in(g, n, 0));
     const int64_t ic = dass__cuda_in(g, n, 0)->dim[1];
     const int64_t oc = dass__cuda_out(g, n, 0)->dim[1];
     SPARSE_TRY(cusparseCreateCsr(&p->s, oc, ic, g->nodes[n].attr.sparse.nnz, args[3], args[2], args[1],
-                                 CUSPARSE_INDEX_32I, CUSPARSE_INDEX_32I, CUSPARSE_INDEX_BASE_ZERO, CUDA_R_32F));
-    SPARSE_TRY(cusparseCreateDnMat(&p->x, ic, m, ic, args[0], CUDA_R_32F, CUSPARSE_ORDER_COL));
-    SPARSE_TRY(cusparseCreateDnMat(&p->y, oc, m, oc, args[6], CUDA_R_32F, CUSPARSE_ORDER_COL));
+                                 CUSPARSE_INDEX_32I, CUSPARSE_INDEX_32I, CUSPARSE_INDEX_BASE_ZERO, type));
+    SPARSE_TRY(cusparseCreateDnMat(&p->x, ic, m, ic, args[0], type, CUSPARSE_ORDER_COL));
+    SPARSE_TRY(cusparseCreateDnMat(&p->y, oc, m, oc, y, CUDA_R_32F, CUSPARSE_ORDER_COL));
     return DASS_OK;
 }
 
@@ -333,19 +346,20 @@ static dass_status bind_library(dass_cuda *c, const dass_graph *g, dass_node n, 
 {
     const cusparseOperation_t as_is = CUSPARSE_OPERATION_NON_TRANSPOSE;
     spmm *p = impl->own;
+    void *const y = is_narrow(g, n) ? ws : args[6];
     size_t bytes = 0;
-    (void)ws;
     free_library(c, p); /* of an earlier bind */
-    DASS_TRY(describe(g, n, args, p));
+    DASS_TRY(describe(g, n, args, y, p));
     SPARSE_TRY(
         cusparseSpMM_bufferSize(c->sparse, as_is, as_is, &one, p->s, p->x, &zero, p->y, CUDA_R_32F, algorithm, &bytes));
     CUDA_TRY(cudaMalloc(&p->buffer, bytes > 0 ? bytes : 1));
     if (!has_epilogue(g, n))
         return DASS_OK;
     dass_k_bias_act *a = dass__cuda_args(impl, 1);
-    a->y = args[6];
+    a->x = y;
     a->bias = args[4];
     a->residual = args[5];
+    a->y = args[6];
     return DASS_OK;
 }
 

@@ -7,9 +7,10 @@ static bool is_image(dass_graph *g, const char *op, const char *what, dass_val x
 {
     if (g->status != DASS_OK)
         return false;
-    if (x != 0 && g->vals[x].layout == DASS_LAYOUT_NHWC && g->vals[x].dtype == g->real && g->stored == g->real)
+    if (x != 0 && g->vals[x].layout == DASS_LAYOUT_NHWC && g->vals[x].dtype == g->stored)
         return true;
-    dass__graph_fail(g, DASS_ARG, "%s: %s is %s, expected a real (N,C,H,W) activation", op, what, dass__show(g, x));
+    dass__graph_fail(g, DASS_ARG, "%s: %s is %s, expected a (N,C,H,W) activation of the stored type", op, what,
+                     dass__show(g, x));
     return false;
 }
 
@@ -24,7 +25,7 @@ static bool is_csr(dass_graph *g, const char *op, const char *what, const dass_c
     if (g->status != DASS_OK)
         return false;
     const int64_t n = s->nnz > 1 ? s->nnz : 1;
-    const bool sizes = s->values && s->columns && s->starts && g->vals[s->values].dtype == g->real &&
+    const bool sizes = s->values && s->columns && s->starts && g->vals[s->values].dtype == g->stored &&
                        g->vals[s->columns].dtype == DASS_I32 && g->vals[s->starts].dtype == DASS_I32 &&
                        count_of(g, s->values) == n && count_of(g, s->columns) == n && count_of(g, s->starts) >= 2 &&
                        (rows == 0 || count_of(g, s->starts) == (int64_t)rows + 1);
@@ -93,8 +94,8 @@ dass_val dass_irblock(dass_graph *g, const dass_irblock_in *in, int32_t stride, 
     const int32_t *const d = g->vals[in->x].dim;
     const dass_value *const dw = &g->vals[in->w_dw];
     const int32_t hidden = dw->dim[0];
-    if (in->w_dw == 0 || dw->layout != DASS_LAYOUT_OIHW || dw->dtype != g->real || dw->dim[1] != 1 || dw->dim[2] != 3 ||
-        dw->dim[3] != 3 || (stride != 1 && stride != 2))
+    if (in->w_dw == 0 || dw->layout != DASS_LAYOUT_OIHW || dw->dtype != g->stored || dw->dim[1] != 1 ||
+        dw->dim[2] != 3 || dw->dim[3] != 3 || (stride != 1 && stride != 2))
         return dass__graph_fail(g, DASS_ARG, "irblock: weights %s must be (K,1,3,3), stride %d must be 1 or 2",
                                 dass__show(g, in->w_dw), stride);
     if (!is_csr(g, op, "expanding", &in->expand, hidden, d[1]) || !is_csr(g, op, "projecting", &in->project, 0, hidden))

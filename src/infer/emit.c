@@ -27,23 +27,40 @@ static dass_status make_room(void **array, size_t *used, size_t *cap, size_t n, 
     return DASS_OK;
 }
 
-static dass_val add_reals(dass__rewrite *r, const char *name, const double *x, dass_layout layout, int32_t rank,
-                          const int32_t *dim)
+static dass_val add_constants(dass__rewrite *r, dass_buf buf, const char *name, const double *x, dass_layout layout,
+                              int32_t rank, const int32_t *dim)
 {
+    const bool stored = buf == DASS__BUF_STORED;
+    dass__constants *to = stored ? &r->stored : &r->reals;
     size_t n = 1;
     for (int32_t i = 0; i < rank; i++)
         n *= (size_t)dim[i];
-    void *p = r->reals;
-    const dass_status st = make_room(&p, &r->n_reals, &r->cap_reals, n, sizeof *x);
-    r->reals = p;
+    void *p = to->x;
+    const dass_status st = make_room(&p, &to->n, &to->cap, n, sizeof *x);
+    to->x = p;
     if (st != DASS_OK) {
         r->out->status = r->out->status != DASS_OK ? r->out->status : st;
         return 0;
     }
-    memcpy(r->reals + r->n_reals, x, n * sizeof *x);
-    const dass_val v = dass_ref(r->out, name, DASS__BUF_REALS, (int64_t)r->n_reals, layout, rank, dim);
-    r->n_reals += n;
+    memcpy(to->x + to->n, x, n * sizeof *x);
+    const dass_val v = dass_ref_typed(r->out, name, stored ? r->out->stored : r->out->real, buf, (int64_t)to->n, layout,
+                                      rank, dim);
+    to->n += n;
     return v;
+}
+
+static dass_val add_reals(dass__rewrite *r, const char *name, const double *x, dass_layout layout, int32_t rank,
+                          const int32_t *dim)
+{
+    return add_constants(r, DASS__BUF_REALS, name, x, layout, rank, dim);
+}
+
+/* Weights: constants of the stored type. */
+static dass_val add_weights(dass__rewrite *r, const char *name, const double *x, dass_layout layout, int32_t rank,
+                            const int32_t *dim)
+{
+    const bool same = r->out->stored == r->out->real;
+    return add_constants(r, same ? DASS__BUF_REALS : DASS__BUF_STORED, name, x, layout, rank, dim);
 }
 
 static dass_val add_ints(dass__rewrite *r, const char *name, const int32_t *x, int32_t n)
@@ -138,7 +155,7 @@ static dass_status matrix_of(dass__rewrite *r, dass_node n, const folded *f, das
             }
     }
     starts[f->oc] = e;
-    *out = (dass_csr){.values = add_reals(r, "values", values, DASS_LAYOUT_FLAT, 1, &room),
+    *out = (dass_csr){.values = add_weights(r, "values", values, DASS_LAYOUT_FLAT, 1, &room),
                       .columns = add_ints(r, "columns", columns, room),
                       .starts = add_ints(r, "starts", starts, f->oc + 1),
                       .nnz = nnz};
@@ -158,7 +175,7 @@ static dass_status emit_dense(dass__rewrite *r, dass_node n)
     dass_conv_attr a = r->src->g->nodes[n].attr.conv;
     const dass_value *w = &r->src->g->vals[dass__infer_in(r, n)[1]];
     DASS_TRY(fold(r, n, &f));
-    const dass_val weights = add_reals(r, w->name, f.w, w->layout, w->rank, w->dim);
+    const dass_val weights = add_weights(r, w->name, f.w, w->layout, w->rank, w->dim);
     a.act = r->fate[n].act;
     r->map[dass__infer_out(r, n)] = dass_conv(r->out, mapped(r, dass__infer_in(r, n)[0]), weights, bias_of(r, &f), a);
     r->stats.n_dense++;
@@ -193,7 +210,7 @@ static dass_status emit_block(dass__rewrite *r, dass_node n)
     DASS_TRY(matrix_of(r, fate->expand, &e, &in.expand));
     DASS_TRY(matrix_of(r, n, &p, &in.project));
     in.b_expand = bias_of(r, &e);
-    in.w_dw = add_reals(r, w->name, d.w, w->layout, w->rank, w->dim);
+    in.w_dw = add_weights(r, w->name, d.w, w->layout, w->rank, w->dim);
     in.b_dw = bias_of(r, &d);
     in.b_project = bias_of(r, &p);
     in.residual = fate->plus ? mapped(r, fate->plus) : 0;
@@ -295,11 +312,16 @@ static dass_status emit_node(dass__rewrite *r, dass_node n)
 
 /* ---- input and output -------------------------------------------------------------------------------------------- */
 
+static dass_val in_stored(dass_graph *g, dass_val x)
+{
+    return g->stored == g->real ? x : dass_cast(g, x, g->stored);
+}
+
 static dass_val emit_input(dass__rewrite *r)
 {
     const dass_value *x = &r->src->g->vals[r->src->x];
     if (r->opt->mean == NULL)
-        return dass_ref(r->out, "x", DASS__BUF_INPUT, 0, DASS_LAYOUT_NHWC, 4, x->dim);
+        return in_stored(r->out, dass_ref(r->out, "x", DASS__BUF_INPUT, 0, DASS_LAYOUT_NHWC, 4, x->dim));
     const int32_t bytes = (int32_t)sizeof(dass_step_block);
     const dass_val images = dass_ref_typed(r->out, "images", DASS_U8, DASS__BUF_INPUT, 0, DASS_LAYOUT_NHWC, 4, x->dim);
     const dass_val samples =
@@ -308,9 +330,9 @@ static dass_val emit_input(dass__rewrite *r)
     return dass_augment(r->out, images, samples, step, r->opt->mean, r->opt->std, 0, false, 0);
 }
 
-dass_status dass__infer_emit(dass__rewrite *r, dass_dtype real)
+dass_status dass__infer_emit(dass__rewrite *r, dass_dtype real, dass_dtype stored)
 {
-    DASS_TRY(dass_graph_make(real, &r->out));
+    DASS_TRY(dass_graph_make_stored(real, stored, &r->out));
     r->map[r->src->x] = emit_input(r);
     for (dass_node n = 1; n < r->src->g->n_nodes; n++) {
         dass_graph_scope(r->out, r->src->g->vals[dass__infer_out(r, n)].name);
@@ -318,6 +340,8 @@ dass_status dass__infer_emit(dass__rewrite *r, dass_dtype real)
     }
     dass_graph_scope(r->out, NULL);
     r->logits = mapped(r, r->src->logits);
+    if (stored != real)
+        r->logits = dass_cast(r->out, r->logits, real);
     dass_place(r->out, r->logits, DASS__BUF_LOGITS, 0);
     return dass_graph_finish(r->out);
 }

@@ -81,26 +81,43 @@ static dass_status alloc_buffers(dass_infer *f, const dass__rewrite *r)
         [DASS__BUF_INPUT] = (size_t)f->n_input * (f->images ? 1 : real),
         [DASS__BUF_SAMPLES] = (size_t)r->src->g->vals[r->src->x].dim[0] * sizeof(int32_t),
         [DASS__BUF_STEP] = sizeof(dass_step_block),
-        [DASS__BUF_REALS] = (r->n_reals + 1) * real,
+        [DASS__BUF_REALS] = (r->reals.n + 1) * real,
+        [DASS__BUF_STORED] = (r->stored.n + 1) * dass_dtype_bytes(DASS_BF16),
         [DASS__BUF_INTS] = (r->n_ints + 1) * sizeof(int32_t),
         [DASS__BUF_LOGITS] = (size_t)f->n_logits * real,
     };
     for (int b = DASS__BUF_INPUT; b < DASS__N_INFER_BUFS; b++)
         DASS_TRY(ops->alloc(f->be, bytes[b], "inference buffer", &f->buf[b]));
-    f->stats.const_bytes = r->n_reals * real + r->n_ints * sizeof(int32_t);
+    f->stats.const_bytes =
+        r->reals.n * real + r->stored.n * dass_dtype_bytes(DASS_BF16) + r->n_ints * sizeof(int32_t);
     return DASS_OK;
+}
+
+/* To nearest, ties to even. Weights are finite. */
+static uint16_t to_bf16(double x)
+{
+    const float f = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 static dass_status write_constants(dass_infer *f, const dass__rewrite *r)
 {
     const dass_backend_ops *ops = f->be->ops;
-    void *reals = NULL;
-    DASS_TRY(dass_mem_alloc((r->n_reals + 1) * real_bytes(f), "constants", &reals));
-    convert(f, r->reals, r->n_reals, reals);
-    dass_status st = ops->write(f->be, f->buf[DASS__BUF_REALS], reals, r->n_reals * real_bytes(f));
+    const size_t most = r->reals.n > r->stored.n ? r->reals.n : r->stored.n;
+    void *p = NULL;
+    DASS_TRY(dass_mem_alloc((most + 1) * real_bytes(f), "constants", &p));
+    uint16_t *const half = p;
+    convert(f, r->reals.x, r->reals.n, p);
+    dass_status st = ops->write(f->be, f->buf[DASS__BUF_REALS], p, r->reals.n * real_bytes(f));
+    for (size_t i = 0; st == DASS_OK && i < r->stored.n; i++)
+        half[i] = to_bf16(r->stored.x[i]);
+    if (st == DASS_OK)
+        st = ops->write(f->be, f->buf[DASS__BUF_STORED], half, r->stored.n * sizeof *half);
     if (st == DASS_OK)
         st = ops->write(f->be, f->buf[DASS__BUF_INTS], r->ints, r->n_ints * sizeof *r->ints);
-    dass_mem_free(reals);
+    dass_mem_free(p);
     return st;
 }
 
@@ -108,7 +125,7 @@ static dass_status build(dass_infer *f, dass__rewrite *r)
 {
     DASS_TRY(open_rewrite(r));
     DASS_TRY(dass__infer_decide(r));
-    DASS_TRY(dass__infer_emit(r, f->be->ops->real));
+    DASS_TRY(dass__infer_emit(r, f->be->ops->real, f->be->stored));
     f->n_input = dass_value_count(&r->src->g->vals[r->src->x]);
     f->n_logits = dass_value_count(&r->src->g->vals[r->src->logits]);
     f->images = r->opt->mean != NULL;
@@ -137,7 +154,8 @@ dass_status dass_infer_compile(const dass_infer_source *src, const dass_infer_op
     dass__rewrite r = {.src = src, .opt = opt};
     const dass_status st = build(f, &r);
     f->graph = r.out; /* its executor goes first, also after an error */
-    dass_mem_free(r.reals);
+    dass_mem_free(r.reals.x);
+    dass_mem_free(r.stored.x);
     dass_mem_free(r.ints);
     dass_arena_free(r.mem);
     if (st != DASS_OK) {

@@ -12,6 +12,7 @@ enum {
     DASS__BUF_SAMPLES,
     DASS__BUF_STEP,
     DASS__BUF_REALS,
+    DASS__BUF_STORED, /* weights, where the device stores them in another type than reals */
     DASS__BUF_INTS,
     DASS__BUF_LOGITS,
     DASS__N_INFER_BUFS
@@ -30,6 +31,11 @@ typedef struct dass__fate {
     dass_node expand, depthwise; /* of a projection: the block is one node; 0: not */
 } dass__fate;
 
+typedef struct dass__constants {
+    double *x;
+    size_t n, cap;
+} dass__constants;
+
 typedef struct dass__rewrite {
     const dass_infer_source *src;
     const dass_infer_options *opt;
@@ -39,9 +45,9 @@ typedef struct dass__rewrite {
     dass_val *alias;   /* per value: the value of the node that took its node in, or 0 */
     dass_val *map;     /* per value: in the new graph */
     dass_graph *out;
-    double *reals; /* constants, and how many */
+    dass__constants reals, stored;
     int32_t *ints;
-    size_t n_reals, n_ints, cap_reals, cap_ints;
+    size_t n_ints, cap_ints;
     dass_val logits;
     dass_infer_stats stats;
 } dass__rewrite;
@@ -69,7 +75,7 @@ static inline const double *dass__infer_data(const dass__rewrite *r, dass_val v)
 
 /* fold.c: fills fate, n_users and alias. */
 dass_status dass__infer_decide(dass__rewrite *r);
-/* emit.c: makes the new graph, unfinished, and the constants; free reals and ints also on error. */
-dass_status dass__infer_emit(dass__rewrite *r, dass_dtype real);
+/* emit.c: makes the new graph, unfinished, and the constants; free reals, stored and ints also on error. */
+dass_status dass__infer_emit(dass__rewrite *r, dass_dtype real, dass_dtype stored);
 
 #endif

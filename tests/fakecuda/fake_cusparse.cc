@@ -23,11 +23,13 @@ struct handle_state {
 struct sparse_state {
     int64_t rows, cols, nnz;
     const int32_t *starts, *columns;
-    const float *values;
+    const void *values;
+    cudaDataType type;
 };
 struct dense_state {
     int64_t rows, cols, ld;
-    float *values;
+    void *values;
+    cudaDataType type;
 };
 struct prepared { /* what lies in the buffer */
     uint64_t magic, pattern;
@@ -64,11 +66,26 @@ template <class S> cusparseStatus_t destroy(const void *p, kind k)
     return CUSPARSE_STATUS_SUCCESS;
 }
 
-bool device(const char *what, const void *p, int64_t words)
+bool is_type(cudaDataType t)
 {
-    if (fake_cuda_inside(p, (size_t)words * 4) && reinterpret_cast<uintptr_t>(p) % 16 == 0)
+    return t == CUDA_R_32F || t == CUDA_R_16BF;
+}
+
+double entry(const void *values, cudaDataType type, int64_t i)
+{
+    if (type == CUDA_R_32F)
+        return (double)static_cast<const float *>(values)[i];
+    const uint32_t bits = (uint32_t) static_cast<const uint16_t *>(values)[i] << 16;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return (double)x;
+}
+
+bool device(const char *what, const void *p, int64_t words, cudaDataType type = CUDA_R_32F)
+{
+    if (fake_cuda_inside(p, (size_t)words * (type == CUDA_R_32F ? 4 : 2)) && reinterpret_cast<uintptr_t>(p) % 16 == 0)
         return true;
-    fake_fault("cuSPARSE: %s, %ld words at %p, is not in device memory or not aligned to 16 bytes", what, (long)words,
+    fake_fault("cuSPARSE: %s, %ld entries at %p, is not in device memory or not aligned to 16 bytes", what, (long)words,
                p);
     return false;
 }
@@ -117,6 +134,12 @@ bool take(cusparseHandle_t handle, cusparseOperation_t op_s, cusparseOperation_t
         fake_fault("cuSPARSE: the double knows Y = S X in float only");
         return false;
     }
+    if (out->s.type != out->x.type ||
+        out->y.type != CUDA_R_32F) { /* what the plugin asks for; the library knows bf16 results too */
+        fake_fault("cuSPARSE: factors of types %d and %d into type %d", (int)out->s.type, (int)out->x.type,
+                   (int)out->y.type);
+        return false;
+    }
     if (alg != CUSPARSE_SPMM_CSR_ALG3) {
         fake_fault("cuSPARSE: the order of the sums of algorithm %d is not fixed", (int)alg);
         return false;
@@ -154,8 +177,8 @@ void multiply(const work &w)
         for (int64_t r = 0; r < w.s.rows; r++) {
             double sum = 0.0;
             for (int32_t e = w.s.starts[r]; e < w.s.starts[r + 1]; e++)
-                sum += (double)w.s.values[e] * (double)w.x.values[w.s.columns[e] + j * w.x.ld];
-            w.y.values[r + j * w.y.ld] = (float)sum;
+                sum += entry(w.s.values, w.s.type, e) * entry(w.x.values, w.x.type, w.s.columns[e] + j * w.x.ld);
+            static_cast<float *>(w.y.values)[r + j * w.y.ld] = (float)sum;
         }
 }
 } // namespace
@@ -203,14 +226,14 @@ cusparseStatus_t cusparseCreateCsr(cusparseSpMatDescr_t *out, int64_t rows, int6
                                    cusparseIndexType_t column_type, cusparseIndexBase_t base, cudaDataType type)
 {
     if (rows < 1 || cols < 1 || nnz < 1 || start_type != CUSPARSE_INDEX_32I || column_type != CUSPARSE_INDEX_32I ||
-        base != CUSPARSE_INDEX_BASE_ZERO || type != CUDA_R_32F || !device("row starts", starts, rows + 1) ||
-        !device("columns", columns, nnz) || !device("values", values, nnz)) {
+        base != CUSPARSE_INDEX_BASE_ZERO || !is_type(type) || !device("row starts", starts, rows + 1) ||
+        !device("columns", columns, nnz) || !device("values", values, nnz, type)) {
         fake_fault("cuSPARSE: a matrix of (%ld, %ld) with %ld entries", (long)rows, (long)cols, (long)nnz);
         return CUSPARSE_STATUS_INVALID_VALUE;
     }
-    *out = reinterpret_cast<cusparseSpMatDescr_t>(
-        new sparse_state{rows, cols, nnz, static_cast<const int32_t *>(starts), static_cast<const int32_t *>(columns),
-                         static_cast<const float *>(values)});
+    *out =
+        reinterpret_cast<cusparseSpMatDescr_t>(new sparse_state{rows, cols, nnz, static_cast<const int32_t *>(starts),
+                                                                static_cast<const int32_t *>(columns), values, type});
     live[*out] = sparse_kind;
     return CUSPARSE_STATUS_SUCCESS;
 }
@@ -221,12 +244,12 @@ cusparseStatus_t cusparseDestroySpMat(cusparseConstSpMatDescr_t s)
 cusparseStatus_t cusparseCreateDnMat(cusparseDnMatDescr_t *out, int64_t rows, int64_t cols, int64_t ld, void *values,
                                      cudaDataType type, cusparseOrder_t order)
 {
-    if (rows < 1 || cols < 1 || ld < rows || type != CUDA_R_32F || order != CUSPARSE_ORDER_COL ||
-        !device("a dense matrix", values, ld * (cols - 1) + rows)) {
+    if (rows < 1 || cols < 1 || ld < rows || !is_type(type) || order != CUSPARSE_ORDER_COL ||
+        !device("a dense matrix", values, ld * (cols - 1) + rows, type)) {
         fake_fault("cuSPARSE: a dense matrix of (%ld, %ld), leading dimension %ld", (long)rows, (long)cols, (long)ld);
         return CUSPARSE_STATUS_INVALID_VALUE;
     }
-    *out = reinterpret_cast<cusparseDnMatDescr_t>(new dense_state{rows, cols, ld, static_cast<float *>(values)});
+    *out = reinterpret_cast<cusparseDnMatDescr_t>(new dense_state{rows, cols, ld, values, type});
     live[*out] = dense_kind;
     return CUSPARSE_STATUS_SUCCESS;
 }
