@@ -161,11 +161,11 @@ static void print_latency_text(const char *name, const dass_bench_latency *l, co
     (void)fflush(stdout);
 }
 
-static dass_status print_latency_json(const char *name, const dass_bench_latency *l, const dass_bench_latency *dense,
-                                      bool several)
+static dass_status print_latency_json(const char *name, const char *precision, const dass_bench_latency *l,
+                                      const dass_bench_latency *dense, bool several)
 {
-    json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", name, "execution",
-                             dass_execution_name(l->execution), "batch", l->batch, "warm_up", l->n_warm, "repeats",
+    json_t *root = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", name, "execution",
+                             dass_execution_name(l->execution), "precision", precision, "batch", l->batch, "warm_up", l->n_warm, "repeats",
                              l->n_repeats, "median_ms", l->median_ms, "p10_ms", l->p10_ms, "p90_ms", l->p90_ms,
                              "p99_ms", l->p99_ms, "macs", (json_int_t)l->macs_per_image, "gflops", l->gflops);
     if (root != NULL && several) {
@@ -197,7 +197,7 @@ static dass_status time_network(const dass__opts *o, const char *name, const das
     DASS_TRY(dass_bench_latency_run(c, arch, opt, l));
     for (uint32_t i = 0; i < opt->n; i++) {
         if (o->json)
-            DASS_TRY(print_latency_json(name, &l[i], &l[0], opt->n > 1));
+            DASS_TRY(print_latency_json(name, c->run_precision, &l[i], &l[0], opt->n > 1));
         else
             print_latency_text(name, &l[i], &l[0], opt->n > 1);
     }
