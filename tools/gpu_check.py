@@ -254,7 +254,8 @@ def latencies(check):
     if check.args.double:  # hundreds of answers: minutes on the double, whose network test_infer has run
         return rows
     everything = "dense,library,sparse,block"
-    kinds = [("fp32", everything, (0.1, 0.05, 0.02, 0.01)), ("tf32", "dense", (0.1,)), ("bf16", everything, (0.1, 0.02))]
+    kinds = (("fp32", everything, (0.1, 0.05, 0.02, 0.01)), ("tf32", "dense", (0.1,)),
+             ("bf16", everything, (0.1, 0.02)))
     for batch in (1, 32):
         for precision, execution, densities in kinds:
             for density in densities:
@@ -304,13 +305,13 @@ def markdown(report):
                          f"{r['torch_ms']['median'] * CIFAR_STEPS / 6e4:.1f} |")
     if report["latency"]:
         lines += ["", "## Latency of MobileNet-v2, 224 x 224, random weights pruned by magnitude", "",
-                  "| batch | precision | density | by | median, ms | p10, p99 | over dense, best, median | dense, sparse, "
-                  "blocks |", "|---|---|---|---|---|---|---|---|"]
+                  "| batch | precision | density | by | median, ms | p10, p99 | over dense, best, median | dense, "
+                  "sparse, blocks |", "|---|---|---|---|---|---|---|---|"]
         for r in report["latency"]:
             times = f"{r['dense_over_best']:.2f}, {r['dense_over_median']:.2f}" if "dense_over_best" in r else "-"
             parts = f"{r['dense_convolutions']}, {r['sparse_products']}, {r['blocks']}" if "blocks" in r else "all"
-            lines.append(f"| {r['batch']} | {r['precision']} | {r['density']} | {r['execution']} | {r['median_ms']:.3f} | "
-                         f"{r['p10_ms']:.3f}, {r['p99_ms']:.3f} | {times} | {parts} |")
+            lines.append(f"| {r['batch']} | {r['precision']} | {r['density']} | {r['execution']} | "
+                         f"{r['median_ms']:.3f} | {r['p10_ms']:.3f}, {r['p99_ms']:.3f} | {times} | {parts} |")
     for name, r in report["timings"].items():
         if r and "top" in r:
             p = r["peak"]
