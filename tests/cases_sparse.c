@@ -5,13 +5,19 @@
  */
 #include "cases.h"
 
-#define CONV_ACT_ARGS "n c h w oc k s groups bias act"
+#define CONV_ACT_ARGS "n c h w oc k s groups bias act load"
 static const int32_t conv_act_args[][CASE_MAX_ARGS] = {
     {2, 8, 6, 6, 12, 1, 1, 1, 1, DASS_ACT_RELU},  {2, 8, 6, 6, 12, 1, 1, 1, 1, DASS_ACT_RELU6},
     {1, 5, 7, 5, 9, 1, 1, 1, 0, DASS_ACT_RELU},   {1, 5, 7, 5, 9, 1, 1, 1, 0, DASS_ACT_RELU6},
     {2, 3, 9, 8, 16, 3, 2, 1, 1, DASS_ACT_RELU6}, {1, 16, 8, 8, 8, 3, 1, 1, 0, DASS_ACT_RELU},
     {1, 5, 7, 7, 5, 3, 1, 5, 1, DASS_ACT_RELU},   {2, 16, 9, 9, 16, 3, 2, 16, 1, DASS_ACT_RELU6},
     {1, 8, 9, 9, 8, 5, 1, 8, 0, DASS_ACT_RELU},   {3, 7, 1, 1, 10, 1, 1, 1, 1, DASS_ACT_RELU},
+    /* an activation on load, too */
+    {2, 16, 9, 9, 16, 3, 2, 16, 1, DASS_ACT_RELU6, DASS_ACT_RELU6},
+    {1, 8, 7, 9, 8, 3, 1, 8, 1, DASS_ACT_RELU6, DASS_ACT_RELU6},
+    {1, 5, 7, 7, 5, 3, 1, 5, 0, DASS_ACT_NONE, DASS_ACT_RELU},
+    {1, 12, 9, 8, 12, 5, 2, 12, 1, DASS_ACT_NONE, DASS_ACT_RELU},
+    {1, 8, 9, 8, 8, 7, 1, 8, 1, DASS_ACT_RELU, DASS_ACT_RELU6},
 };
 
 static void build_conv_act(case_graph *cg, const int32_t *a)
@@ -26,7 +32,8 @@ static void build_conv_act(case_graph *cg, const int32_t *a)
                                .pad = a[5] / 2,
                                .dil = 1,
                                .groups = a[7],
-                               .act = cg->grad ? DASS_ACT_NONE : a[9]};
+                               .act = cg->grad ? DASS_ACT_NONE : a[9],
+                               .relu = cg->grad ? DASS_ACT_NONE : a[10]};
     case_out(cg, "y", dass_conv(cg->g, x, w, bias, at));
 }
 

@@ -70,7 +70,8 @@ typedef struct dass_conv_attr { /* conv and its gradients; dwpw: kh, kw, stride,
     int32_t kh, kw;
     int32_t stride, pad, dil; /* the same in both axes; output size floor((H + 2 pad - dil (k-1) - 1) / stride) + 1 */
     int32_t groups;
-    int32_t relu; /* dwpw only: 1 = relu on load, after the input's batch norm if it has one */
+    int32_t relu; /* dass_act on load: dwpw NONE or RELU, after the input's batch norm if it has one; depthwise conv of
+                     inference graphs any, where padding stays 0; other convs NONE */
     int32_t act;  /* conv of inference graphs only: dass_act applied to the result; it has no gradient */
     double eps; /* dwpw only: of its output's batch-norm statistics */
 } dass_conv_attr;
@@ -242,8 +243,8 @@ dass_val dass_augment(dass_graph *g, dass_val images, dass_val samples, dass_val
  * bit for bit. Linear: its gradient is the same op on d_y. Node inputs: x, samples, step. */
 dass_val dass_drop_path(dass_graph *g, dass_val x, dass_val samples, dass_val step, uint64_t key);
 
-/* Convolution, NHWC by OIHW. x (N,IC,H,W), w (OC,IC/groups,KH,KW), bias (OC) or 0 -> (N,OC,OH,OW), then a.act. A linear
- * layer is a 1x1 convolution on (N,C,1,1). */
+/* Convolution of a.relu(x), NHWC by OIHW. x (N,IC,H,W), w (OC,IC/groups,KH,KW), bias (OC) or 0 -> (N,OC,OH,OW), then
+ * a.act. A linear layer is a 1x1 convolution on (N,C,1,1). */
 dass_val dass_conv(dass_graph *g, dass_val x, dass_val w, dass_val bias, dass_conv_attr a);
 
 /* Batch statistics per channel: mean (C), rstd (C) = 1/sqrt(var + eps), var biased (over M). */

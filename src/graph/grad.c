@@ -156,9 +156,9 @@ static void conv_rule(sweep *s, const node_view *v)
     const dass_val dy = take(s, v->out[0]);
     const dass_val x = v->in[0];
     const dass_val w = v->in[1];
-    if (v->r.attr.conv.act != DASS_ACT_NONE) {
+    if (v->r.attr.conv.act != DASS_ACT_NONE || v->r.attr.conv.relu != DASS_ACT_NONE) {
         dass__graph_fail(g, DASS_UNSUPPORTED,
-                         "gradient: conv %s applies its activation itself, which only inference graphs do; use a relu",
+                         "gradient: conv %s applies an activation itself, which only inference graphs do; use a relu",
                          dass__show(g, v->out[0]));
         return;
     }

@@ -163,8 +163,8 @@ dass_val dass_conv(dass_graph *g, dass_val x, dass_val w, dass_val bias, dass_co
         return 0;
     const dass_value *xv = &g->vals[x];
     const dass_value *wv = &g->vals[w];
-    if (w == 0 || wv->layout != DASS_LAYOUT_OIHW || wv->dtype != g->stored || wv->dim[2] != a.kh || wv->dim[3] != a.kw ||
-        (int64_t)wv->dim[1] * a.groups != xv->dim[1] || wv->dim[0] % a.groups != 0)
+    if (w == 0 || wv->layout != DASS_LAYOUT_OIHW || wv->dtype != g->stored || wv->dim[2] != a.kh ||
+        wv->dim[3] != a.kw || (int64_t)wv->dim[1] * a.groups != xv->dim[1] || wv->dim[0] % a.groups != 0)
         return dass__graph_fail(g, DASS_ARG, "conv: weights %s do not fit x %s with kernel %dx%d and %d groups",
                                 dass__show(g, w), dass__show(g, x), a.kh, a.kw, a.groups);
     if (bias && dass_value_count(&g->vals[bias]) != wv->dim[0])
@@ -178,7 +178,11 @@ dass_val dass_conv(dass_graph *g, dass_val x, dass_val w, dass_val bias, dass_co
     if (a.act != DASS_ACT_NONE && a.act != DASS_ACT_RELU && a.act != DASS_ACT_RELU6)
         return dass__graph_fail(g, DASS_ARG, "conv: activation %d of x %s is none of dass_act", a.act,
                                 dass__show(g, x));
-    a.relu = 0;
+    if (a.relu != DASS_ACT_NONE &&
+        (a.groups != xv->dim[1] || wv->dim[0] != a.groups || (a.relu != DASS_ACT_RELU && a.relu != DASS_ACT_RELU6)))
+        return dass__graph_fail(
+            g, DASS_ARG, "conv: activation %d on loading x %s; only depthwise convolutions have one, of dass_act",
+            a.relu, dass__show(g, x));
     a.eps = 0;
     const dass_attr attr = {.conv = a};
     const dass_val in[] = {x, w, bias};
@@ -431,8 +435,9 @@ dass_val dass_dwpw(dass_graph *g, dass_dwpw_in in, dass_conv_attr a, dass_val *m
     const dass_value *x = &g->vals[in.x];
     const dass_value *dw = &g->vals[in.w_dw];
     const dass_value *pw = &g->vals[in.w_pw];
-    if (!in.w_dw || !in.w_pw || dw->dtype != g->stored || pw->dtype != g->stored || dw->dim[0] != x->dim[1] || dw->dim[1] != 1 || dw->dim[2] != a.kh ||
-        dw->dim[3] != a.kw || pw->dim[1] != x->dim[1] || pw->dim[2] != 1 || pw->dim[3] != 1)
+    if (!in.w_dw || !in.w_pw || dw->dtype != g->stored || pw->dtype != g->stored || dw->dim[0] != x->dim[1] ||
+        dw->dim[1] != 1 || dw->dim[2] != a.kh || dw->dim[3] != a.kw || pw->dim[1] != x->dim[1] || pw->dim[2] != 1 ||
+        pw->dim[3] != 1)
         return dass__graph_fail(g, DASS_ARG, "dwpw: depthwise %s and pointwise %s do not fit x %s with kernel %dx%d",
                                 dass__show(g, in.w_dw), dass__show(g, in.w_pw), dass__show(g, in.x), a.kh, a.kw);
     const int32_t oh = dass__window_out(x->dim[2], a.kh, a.stride, a.pad, a.dil);

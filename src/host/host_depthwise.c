@@ -312,7 +312,7 @@ static bool forward_fits(const dass_host *h, const dass_graph *g, dass_node n)
 {
     if (g->nodes[n].n_in > 2 && dass_node_in(g, n)[2] != 0)
         return false; /* a bias */
-    if (g->nodes[n].attr.conv.act != DASS_ACT_NONE)
+    if (g->nodes[n].attr.conv.act != DASS_ACT_NONE || g->nodes[n].attr.conv.relu != DASS_ACT_NONE)
         return false; /* only the rows behind can do it */
     const dw_case c = case_of(h, g, n, dass__in(g, n, 0), dass__out(g, n, 0));
     if (!c.built || c.only)

@@ -450,8 +450,15 @@ static dass_status conv_bind(dass_host *h, const dass_graph *g, dass_node n, das
     return DASS_OK;
 }
 
+/* An activation on load is the reference's: no network compiled for the host asks for one. */
+static bool conv_fits(const dass_host *h, const dass_graph *g, dass_node n)
+{
+    (void)h;
+    return g->nodes[n].attr.conv.relu == DASS_ACT_NONE;
+}
+
 const dass__row dass__rows_onednn[] = {
-    {DASS_OP_CONV, "onednn", NULL, conv_prepare, conv_bind, conv_drop},
+    {DASS_OP_CONV, "onednn", conv_fits, conv_prepare, conv_bind, conv_drop},
     {DASS_OP_CONV_BWD_DATA, "onednn", NULL, conv_prepare, conv_bind, conv_drop},
     {DASS_OP_CONV_BWD_WEIGHTS, "onednn", NULL, conv_prepare, conv_bind, conv_drop},
     {.op = DASS_OP_NONE},

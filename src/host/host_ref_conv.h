@@ -10,7 +10,7 @@ static int64_t tap(dass_conv_attr a, int64_t o, int64_t r)
     return o * a.stride - a.pad + r * a.dil;
 }
 
-/* y(n,oc,oh,ow) = bias(oc) + sum over ic, r, s of w(oc,ic,r,s) x(n, group ic, h, w)
+/* y(n,oc,oh,ow) = bias(oc) + sum over ic, r, s of w(oc,ic,r,s) relu(x(n, group ic, h, w))
  * then act. in: x, w, bias or 0    out: y */
 static dass_status run_conv(dass_backend *be, void *impl)
 {
@@ -38,7 +38,7 @@ static dass_status run_conv(dass_backend *be, void *impl)
                                 if (!inside(dx, h, wd))
                                     continue;
                                 sum += ld(w, ((oc * icg + ic) * a.kh + r) * a.kw + s) *
-                                       ld(x, at(dx, n, h, wd, oc / ocg * icg + ic));
+                                       activate(ld(x, at(dx, n, h, wd, oc / ocg * icg + ic)), a.relu);
                             }
                     st(y, at(dy, n, oh, ow, oc), activate(sum, a.act));
                 }

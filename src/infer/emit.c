@@ -177,6 +177,7 @@ static dass_status emit_dense(dass__rewrite *r, dass_node n)
     DASS_TRY(fold(r, n, &f));
     const dass_val weights = add_weights(r, w->name, f.w, w->layout, w->rank, w->dim);
     a.act = r->fate[n].act;
+    a.relu = r->fate[n].load;
     r->map[dass__infer_out(r, n)] = dass_conv(r->out, mapped(r, dass__infer_in(r, n)[0]), weights, bias_of(r, &f), a);
     r->stats.n_dense++;
     return r->out->status;

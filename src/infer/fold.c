@@ -21,6 +21,11 @@ static const dass_conv_attr *conv_of(const dass__rewrite *r, dass_node n)
     return &r->src->g->nodes[n].attr.conv;
 }
 
+static bool is_pointwise(const dass_conv_attr *a)
+{
+    return a->kh == 1 && a->kw == 1 && a->stride == 1 && a->pad == 0 && a->groups == 1;
+}
+
 static void take_in(dass__rewrite *r, dass_node n, dass_val into)
 {
     r->fate[n].gone = true;
@@ -41,8 +46,7 @@ static void count_entries(dass__rewrite *r, dass_node n)
     f->at = n;
     f->act = a->act;
     const double below = r->opt->below > 0.0 ? r->opt->below : DASS_INFER_BELOW;
-    f->sparse = r->opt->format != DASS_INFER_DENSE && a->kh == 1 && a->kw == 1 && a->stride == 1 && a->pad == 0 &&
-                a->groups == 1 && (double)f->nnz < below * (double)count;
+    f->sparse = r->opt->format != DASS_INFER_DENSE && is_pointwise(a) && (double)f->nnz < below * (double)count;
 }
 
 /* ---- batch norms and activations --------------------------------------------------------------------------------- */
@@ -135,6 +139,23 @@ static void decide_sum(dass__rewrite *r, dass_node n)
     }
 }
 
+/* ---- activations that had better wait ---------------------------------------------------------------------------- */
+
+/* From a dense pointwise convolution to this depthwise one, if nobody else reads what lies between. */
+static void decide_load(dass__rewrite *r, dass_node n)
+{
+    const dass_val x = dass__infer_in(r, n)[0];
+    const dass_node before = conv_behind(r, x);
+    if (r->fate[n].gone || conv_of(r, n)->groups != r->src->g->vals[x].dim[1] || before == 0)
+        return;
+    dass__fate *f = &r->fate[before];
+    if (f->gone || f->sparse || f->at != before || !is_pointwise(conv_of(r, before)) ||
+        (r->acts_on_load & 1u << f->act) == 0)
+        return;
+    r->fate[n].load = f->act;
+    f->act = DASS_ACT_NONE;
+}
+
 dass_status dass__infer_decide(dass__rewrite *r)
 {
     const dass_graph *g = r->src->g;
@@ -163,5 +184,8 @@ dass_status dass__infer_decide(dass__rewrite *r)
     for (dass_node n = 1; r->opt->fuse && n < g->n_nodes; n++)
         if (g->nodes[n].op == DASS_OP_CONV && r->fate[n].act == DASS_ACT_NONE)
             decide_block(r, n);
+    for (dass_node n = 1; r->acts_on_load != 0 && n < g->n_nodes; n++)
+        if (g->nodes[n].op == DASS_OP_CONV)
+            decide_load(r, n);
     return DASS_OK;
 }

@@ -23,6 +23,7 @@ typedef struct dass__fate {
     bool gone;                   /* part of another node */
     bool sparse;                 /* a convolution as a matrix of its entries */
     int32_t act;                 /* dass_act behind everything else */
+    int32_t load;                /* dass_act before everything else, of a depthwise convolution */
     dass_node norm;              /* the batch norm that it takes in; 0: none */
     int32_t channel;             /* first of its channels there */
     int64_t nnz;                 /* weights that are not 0 */
@@ -50,6 +51,7 @@ typedef struct dass__rewrite {
     size_t n_ints, cap_ints;
     dass_val logits;
     dass_infer_stats stats;
+    unsigned acts_on_load; /* of the backend */
 } dass__rewrite;
 
 static inline const dass_val *dass__infer_in(const dass__rewrite *r, dass_node n)
