@@ -6,8 +6,15 @@
 
 #include "depthwise.cuh"
 
+/* How a kernel over the variants of depthwise.h is compiled: template parameter CODE is the variant. First line of such
+ * a kernel: K_DW_CODE(CODE) names the window F = 10 K + T, or DASS_K_DW_ANY, and the stored type E. */
+#define K_DW_CODE(CODE)                      \
+    constexpr int F = (CODE) & ~DASS_K_BF16; \
+    using E = typename k_stored<((CODE)&DASS_K_BF16) != 0>::type
+
 /* Blocks to a multiprocessor that the registers leave room for. */
-#define K_DW_BLOCKS(F) ((F) == DASS_K_DW(3, 1) || (F) == DASS_K_DW(5, 1) ? 3 : 2)
+#define K_DW_BLOCKS(CODE) \
+    (((CODE) & ~DASS_K_BF16) == DASS_K_DW(3, 1) || ((CODE) & ~DASS_K_BF16) == DASS_K_DW(5, 1) ? 3 : 2)
 
 /* Run by run of the whole tensor: n, oh and the start of the run. */
 struct k_dw_place {
@@ -27,8 +34,9 @@ template <int R> __device__ __forceinline__ k_dw_place k_dw_place_of(const dass_
 /* 8 MiB for 64 x 32 x 32 x 16 at K = 5: 2.8 us at 3 TB/s; the 10 loads of 16 bytes per output make 40 MiB of
  * first-level reads. 80 registers hold a row of taps, 4 outputs and the loads in flight; the wider window of T = 2
  * takes more. */
-template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_dw_forward(K_PARAM P p)
+template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(CODE)) k_dw_forward(K_PARAM P p)
 {
+    K_DW_CODE(CODE);
     constexpr int K = F / 10;
     constexpr int T = F % 10;
     constexpr int V = 4;
@@ -41,7 +49,7 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_
     const uint32_t tx = threadIdx.x - ty * m.tx;
     const uint32_t first = blockIdx.y * m.tx * V;
     const uint32_t c = first + tx * V;
-    k_dw_load_taps(a.w, m, first, m.tx * V, a.mirror != 0, taps);
+    k_dw_load_taps(k_as<E>(a.w), m, first, m.tx * V, a.mirror != 0, taps);
     __syncthreads();
     if (ty >= n_ty || c >= (uint32_t)m.c)
         return;
@@ -53,7 +61,7 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_
 #pragma unroll
         for (int j = 0; j < R; j++)
             y[j] = bias;
-        const float *const x = a.x + (size_t)at.n * (size_t)m.h * (size_t)m.w * (size_t)m.c + c;
+        const E *const x = k_as<E>(a.x) + (size_t)at.n * (size_t)m.h * (size_t)m.w * (size_t)m.c + c;
         k_dw_outputs<V, K, T, R>(k_dw_plain{}, m, x, taps + tx * V, m.tx * V, at.oh, at.ow0, y);
 #pragma unroll
         for (int j = 0; j < R; j++) {
@@ -62,14 +70,15 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_
             for (int v = 0; v < V; v++)
                 y[j][v] = k_activate(y[j][v], a.act);
             if (ow < m.ow)
-                k_store(a.y + ((size_t)at.row * (size_t)m.ow + (size_t)ow) * (size_t)m.c + c, y[j]);
+                k_store(k_as<E>(a.y) + ((size_t)at.row * (size_t)m.ow + (size_t)ow) * (size_t)m.c + c, y[j]);
         }
     }
 }
 
 /* Any kernel, any number of channels: an output to a thread. */
-template <int F, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_forward_any(K_PARAM P p)
+template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_forward_any(K_PARAM P p)
 {
+    using E = typename k_stored<(CODE & DASS_K_BF16) != 0>::type;
     K_ITEM(p);
     K_SHARED float taps[DASS_K_DW_MAX * DASS_K_DW_MAX * DASS_K_DW_LANES];
     const dass_k_dw_map &m = a.m;
@@ -78,7 +87,7 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_forward_an
     const uint32_t tx = threadIdx.x - ty * m.tx;
     const uint32_t first = blockIdx.y * m.tx;
     const uint32_t c = first + tx;
-    k_dw_load_taps(a.w, m, first, m.tx, a.mirror != 0, taps);
+    k_dw_load_taps(k_as<E>(a.w), m, first, m.tx, a.mirror != 0, taps);
     __syncthreads();
     if (ty >= n_ty || c >= (uint32_t)m.c)
         return;
@@ -88,51 +97,54 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_forward_an
         const k_dw_place at = k_dw_place_of<1>(m, t);
         if (at.ow0 >= m.ow)
             continue;
-        const float *const x = a.x + (size_t)at.n * (size_t)m.h * (size_t)m.w * (size_t)m.c + c;
+        const E *const x = k_as<E>(a.x) + (size_t)at.n * (size_t)m.h * (size_t)m.w * (size_t)m.c + c;
         k_vec<1> y = k_dw_output<1>(k_dw_plain{}, m, x, taps + tx, m.tx, at.oh, at.ow0, bias);
         y[0] = k_activate(y[0], a.act);
-        k_store(a.y + ((size_t)at.row * (size_t)m.ow + (size_t)at.ow0) * (size_t)m.c + c, y);
+        k_store(k_as<E>(a.y) + ((size_t)at.row * (size_t)m.ow + (size_t)at.ow0) * (size_t)m.c + c, y);
     }
 }
 
-/* The variants of depthwise.h: F = 10 K + T, and any kernel. */
-#define K_DW_ENTRIES(fn)                        \
-    {                                           \
-        {#fn " 3x3 T1", fn, DASS_K_DW(3, 1)},   \
-        {#fn " 3x3 T2", fn, DASS_K_DW(3, 2)},   \
-        {#fn " 5x5 T1", fn, DASS_K_DW(5, 1)},   \
-        {#fn " 5x5 T2", fn, DASS_K_DW(5, 2)},   \
-        {#fn " 7x7 T1", fn, DASS_K_DW(7, 1)},   \
-        {#fn " 7x7 T2", fn, DASS_K_DW(7, 2)},   \
-        {#fn " any", fn, DASS_K_DW_ANY},        \
-    }
-static k_entry entries_forward[] = K_DW_ENTRIES(dass_k_dw_forward_run);
-
-DASS_K_API int dass_k_dw_forward_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
-{
-    K_COUNT(entries_forward, g.variant, n);
-#define FORWARD(k, t)                                                                                \
-    case DASS_K_DW(k, t):                                                                            \
-        K_LAUNCH_PACKS(dass_k_dw_forward, k_dw_forward, k * 10 + t, K_THREADS, items, n, g, stream); \
+/* The launcher of a kernel over the variants of depthwise.h; `any`: the kernel of DASS_K_DW_ANY. */
+#define K_DW_ENTRY(fn, k, t, text, stored) k_entry(#fn " " #k "x" #k " T" #t text, fn, DASS_K_DW(k, t) | (stored))
+#define K_DW_ENTRIES(fn, text, stored)                                                                              \
+    K_DW_ENTRY(fn, 3, 1, text, stored), K_DW_ENTRY(fn, 3, 2, text, stored), K_DW_ENTRY(fn, 5, 1, text, stored),     \
+        K_DW_ENTRY(fn, 5, 2, text, stored), K_DW_ENTRY(fn, 7, 1, text, stored), K_DW_ENTRY(fn, 7, 2, text, stored), \
+        k_entry(#fn " any" text, fn, DASS_K_DW_ANY | (stored))
+#define K_DW_CASE(A, kernel, code)                                         \
+    case code:                                                             \
+        K_LAUNCH_PACKS(A, kernel, (code), K_THREADS, items, n, g, stream); \
         break
-    switch (g.variant) {
-        FORWARD(3, 1);
-        FORWARD(3, 2);
-        FORWARD(5, 1);
-        FORWARD(5, 2);
-        FORWARD(7, 1);
-        FORWARD(7, 2);
-    default:
-        K_LAUNCH_PACKS(dass_k_dw_forward, k_dw_forward_any, 0, K_THREADS, items, n, g, stream);
+#define K_DW_CASES(A, kernel, stored)                 \
+    K_DW_CASE(A, kernel, DASS_K_DW(3, 1) | (stored)); \
+    K_DW_CASE(A, kernel, DASS_K_DW(3, 2) | (stored)); \
+    K_DW_CASE(A, kernel, DASS_K_DW(5, 1) | (stored)); \
+    K_DW_CASE(A, kernel, DASS_K_DW(5, 2) | (stored)); \
+    K_DW_CASE(A, kernel, DASS_K_DW(7, 1) | (stored)); \
+    K_DW_CASE(A, kernel, DASS_K_DW(7, 2) | (stored))
+#define K_LAUNCHER_DW(fn, A, kernel, any)                                          \
+    static k_entry entries_##fn[] = {                                              \
+        K_DW_ENTRIES(fn, " bf16", DASS_K_BF16),                                    \
+        K_DW_ENTRIES(fn, "", 0),                                                   \
+    };                                                                             \
+    DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream)  \
+    {                                                                              \
+        K_COUNT(entries_##fn, g.variant, n);                                       \
+        switch (g.variant) {                                                       \
+            K_DW_CASES(A, kernel, 0);                                              \
+            K_DW_CASES(A, kernel, DASS_K_BF16);                                    \
+            K_DW_CASE(A, any, DASS_K_DW_ANY | DASS_K_BF16);                        \
+        default:                                                                   \
+            K_LAUNCH_PACKS(A, any, DASS_K_DW_ANY, K_THREADS, items, n, g, stream); \
+        }                                                                          \
+        return k_launched();                                                       \
     }
-#undef FORWARD
-    return k_launched();
-}
+K_LAUNCHER_DW(dass_k_dw_forward_run, dass_k_dw_forward, k_dw_forward, k_dw_forward_any)
 
 /* A pixel of d_x to a thread; columns of even number first, because neighbours of one parity meet the same taps and a
  * warp does not diverge. 5 MiB for d_x 64 x 32 x 32 x 16: 1.7 us; 6.25 loads a pixel at K = 5. */
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_data(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_data(K_PARAM P p)
 {
+    K_STORED(S);
     K_ITEM(p);
     alignas(16) K_SHARED float taps[DASS_K_DW_MAX * DASS_K_DW_MAX * DASS_K_DW_LANES * V];
     const dass_k_dw_map &m = a.m;
@@ -141,7 +153,7 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_data(K_PAR
     const uint32_t tx = threadIdx.x - ty * m.tx;
     const uint32_t first = blockIdx.y * m.tx * V;
     const uint32_t c = first + tx * V;
-    k_dw_load_taps(a.w, m, first, m.tx * V, false, taps);
+    k_dw_load_taps(k_as<T>(a.w), m, first, m.tx * V, false, taps);
     __syncthreads();
     if (ty >= n_ty || c >= (uint32_t)m.c)
         return;
@@ -153,18 +165,19 @@ template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_data(K_PAR
         const uint32_t q = t - row * width;
         const uint32_t w = q < n_even ? 2 * q : 2 * (q - n_even) + 1;
         const uint32_t n = row / (uint32_t)m.h;
-        const float *const d_y = a.d_y + (size_t)n * (size_t)m.oh * (size_t)m.ow * (size_t)m.c + c;
-        k_store(a.d_x + ((size_t)row * width + w) * (size_t)m.c + c,
+        const T *const d_y = k_as<T>(a.d_y) + (size_t)n * (size_t)m.oh * (size_t)m.ow * (size_t)m.c + c;
+        k_store(k_as<T>(a.d_x) + ((size_t)row * width + w) * (size_t)m.c + c,
                 k_dw_gather2<V>(m, d_y, taps + tx * V, m.tx * V, (int32_t)(row - n * (uint32_t)m.h), (int32_t)w));
     }
 }
-K_LAUNCHER_V(dass_k_dw_data_run, dass_k_dw_data, k_dw_data, K_THREADS)
+K_LAUNCHER_S(dass_k_dw_data_run, dass_k_dw_data, k_dw_data, K_THREADS)
 
 /* A thread owns V channels of one tap row and a share of the chunk's runs; the tap rows of a run stand in one block, so
  * that the K reads of x and d_y leave it as one. 8 MiB read for 64 x 32 x 32 x 16: 2.8 us at 3 TB/s; K V sums, the
  * run's d_y and the loads in flight make 80 registers (128 for T = 2 and K = 7). 36 KB of shared memory at K = 7. */
-template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_dw_taps_of(K_PARAM P p)
+template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(CODE)) k_dw_taps_of(K_PARAM P p)
 {
+    K_DW_CODE(CODE);
     constexpr int K = F == DASS_K_DW_ANY ? DASS_K_DW_MAX : F / 10;
     constexpr int T = F == DASS_K_DW_ANY ? 1 : F % 10;
     constexpr int V = F == DASS_K_DW_ANY ? 1 : 4;
@@ -190,8 +203,8 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_
             const int32_t h = at.oh * m.stride - m.pad + (int32_t)r * m.dil;
             if ((uint32_t)h >= (uint32_t)m.h)
                 continue;
-            const float *const x = a.x + ((size_t)at.n * (size_t)m.h + (size_t)h) * (size_t)m.w * (size_t)m.c + c;
-            const float *const d_y = a.d_y + (size_t)at.row * (size_t)m.ow * (size_t)m.c + c;
+            const E *const x = k_as<E>(a.x) + ((size_t)at.n * (size_t)m.h + (size_t)h) * (size_t)m.w * (size_t)m.c + c;
+            const E *const d_y = k_as<E>(a.d_y) + (size_t)at.row * (size_t)m.ow * (size_t)m.c + c;
             k_dw_taps<V, K, T, R>(k_dw_plain{}, m, x, d_y, at.ow0, acc);
         }
     }
@@ -222,25 +235,4 @@ template <int F, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(F)) k_
                    [=](uint32_t i, double sum) { d_w[(size_t)(i % n_c) * kh * kw + i / n_c] = (float)sum; });
 }
 
-static k_entry entries_taps[] = K_DW_ENTRIES(dass_k_dw_taps_run);
-
-DASS_K_API int dass_k_dw_taps_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
-{
-    K_COUNT(entries_taps, g.variant, n);
-#define TAPS(k, t)                                                                                \
-    case DASS_K_DW(k, t):                                                                         \
-        K_LAUNCH_PACKS(dass_k_dw_taps, k_dw_taps_of, k * 10 + t, K_THREADS, items, n, g, stream); \
-        break
-    switch (g.variant) {
-        TAPS(3, 1);
-        TAPS(3, 2);
-        TAPS(5, 1);
-        TAPS(5, 2);
-        TAPS(7, 1);
-        TAPS(7, 2);
-    default:
-        K_LAUNCH_PACKS(dass_k_dw_taps, k_dw_taps_of, DASS_K_DW_ANY, K_THREADS, items, n, g, stream);
-    }
-#undef TAPS
-    return k_launched();
-}
+K_LAUNCHER_DW(dass_k_dw_taps_run, dass_k_dw_taps, k_dw_taps_of, k_dw_taps_of)

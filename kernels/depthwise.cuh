@@ -1,7 +1,8 @@
 /* Device code of depthwise convolutions, for depthwise.cu and for kernels that fuse one: taps in shared memory, a run
  * of outputs, a pixel of d_x, a run's share in the taps' gradients. depthwise.h says what a run is.
  *
- * `In` is applied to every vector that is read inside the image (a norm, an activation); padding stays zero.
+ * `In` is applied to every vector that is read inside the image (a norm, an activation); padding stays zero. E is the
+ * stored type; taps in shared memory are floats.
  */
 #ifndef DASS_DEPTHWISE_CUH
 #define DASS_DEPTHWISE_CUH
@@ -23,8 +24,10 @@ template <int R> __device__ __forceinline__ int32_t k_dw_run_start(const dass_k_
     return (int32_t)(step == 1 ? q * R : q / step * R * step + q % step);
 }
 
-/* Taps of channels [first, first + width) from (C, KH, KW) to [tap][channel] in shared memory. The caller waits. */
-__device__ __forceinline__ void k_dw_load_taps(const float *w, const dass_k_dw_map &m, uint32_t first, uint32_t width,
+/* Taps of channels [first, first + width) from (C, KH, KW) to [tap][channel] in shared memory, element by element:
+ * weights may begin anywhere. The caller waits. */
+template <class E>
+__device__ __forceinline__ void k_dw_load_taps(const E *w, const dass_k_dw_map &m, uint32_t first, uint32_t width,
                                                bool mirror, float *taps)
 {
     const uint32_t n_taps = (uint32_t)(m.kh * m.kw);
@@ -32,14 +35,14 @@ __device__ __forceinline__ void k_dw_load_taps(const float *w, const dass_k_dw_m
     const uint32_t n = n_taps * (left < width ? left : width);
     for (uint32_t i = threadIdx.x; i < n; i += K_THREADS) {
         const uint32_t tap = i % n_taps;
-        taps[(mirror ? n_taps - 1 - tap : tap) * width + i / n_taps] = w[(size_t)first * n_taps + i];
+        taps[(mirror ? n_taps - 1 - tap : tap) * width + i / n_taps] = k_float(w[(size_t)first * n_taps + i]);
     }
 }
 
 /* acc[j] += outputs ow0 + j step of row oh, for K x K taps. x: pixel (0, 0) of the image, taps: tap 0, both at the
  * thread's channel; width: floats from tap to tap. K rows of R T + K - T loads of V floats. */
-template <int V, int K, int T, int R, class In>
-__device__ __forceinline__ void k_dw_outputs(const In &in, const dass_k_dw_map &m, const float *x, const float *taps,
+template <int V, int K, int T, int R, class In, class E>
+__device__ __forceinline__ void k_dw_outputs(const In &in, const dass_k_dw_map &m, const E *x, const float *taps,
                                              uint32_t width, int32_t oh, int32_t ow0, k_vec<V> (&acc)[R])
 {
     const int32_t w0 = ow0 * m.stride - m.pad;
@@ -48,7 +51,7 @@ __device__ __forceinline__ void k_dw_outputs(const In &in, const dass_k_dw_map &
     for (int r = 0; r < K; r++, h += m.dil, taps += K * width) {
         if ((uint32_t)h >= (uint32_t)m.h)
             continue;
-        const float *const row = x + (size_t)h * (size_t)m.w * (size_t)m.c;
+        const E *const row = x + (size_t)h * (size_t)m.w * (size_t)m.c;
         k_vec<V> t[K];
 #pragma unroll
         for (int s = 0; s < K; s++)
@@ -73,8 +76,8 @@ __device__ __forceinline__ void k_dw_outputs(const In &in, const dass_k_dw_map &
 }
 
 /* One output of any kernel. */
-template <int V, class In>
-__device__ __forceinline__ k_vec<V> k_dw_output(const In &in, const dass_k_dw_map &m, const float *x, const float *taps,
+template <int V, class In, class E>
+__device__ __forceinline__ k_vec<V> k_dw_output(const In &in, const dass_k_dw_map &m, const E *x, const float *taps,
                                                 uint32_t width, int32_t oh, int32_t ow, k_vec<V> acc)
 {
     for (int r = 0; r < m.kh; r++) {
@@ -109,8 +112,8 @@ __device__ __forceinline__ k_dw_phase k_dw_phase_of(int32_t p, int32_t dil, int3
 
 /* d_x of pixel (h, w) for stride 2. d_y: pixel (0, 0) of the image at the thread's channel. A quarter of the taps on
  * average. */
-template <int V>
-__device__ __forceinline__ k_vec<V> k_dw_gather2(const dass_k_dw_map &m, const float *d_y, const float *taps,
+template <int V, class E>
+__device__ __forceinline__ k_vec<V> k_dw_gather2(const dass_k_dw_map &m, const E *d_y, const float *taps,
                                                  uint32_t width, int32_t h, int32_t w)
 {
     const k_dw_phase pr = k_dw_phase_of(h + m.pad, m.dil, m.kh);
@@ -120,7 +123,7 @@ __device__ __forceinline__ k_vec<V> k_dw_gather2(const dass_k_dw_map &m, const f
         const int32_t th = h + m.pad - r * m.dil;
         if (th < 0 || th / 2 >= m.oh)
             continue;
-        const float *const row = d_y + (size_t)(th / 2) * (size_t)m.ow * (size_t)m.c;
+        const E *const row = d_y + (size_t)(th / 2) * (size_t)m.ow * (size_t)m.c;
         for (int32_t s = ps.first; s < m.kw; s += ps.step) {
             const int32_t tw = w + m.pad - s * m.dil;
             if (tw < 0 || tw / 2 >= m.ow)
@@ -135,19 +138,46 @@ __device__ __forceinline__ k_vec<V> k_dw_gather2(const dass_k_dw_map &m, const f
     return acc;
 }
 
+/* V values that wait in registers: four in bf16 as they lay in memory, in half as many. As
+ * floats they would make the bf16 kernel of 5 x 5 taps spill. */
+template <int V, class E> struct k_dw_held {
+    k_vec<V> v;
+    __device__ __forceinline__ void load(const E *p)
+    {
+        v = k_load<V>(p);
+    }
+    __device__ __forceinline__ float operator[](int i) const
+    {
+        return v[i];
+    }
+};
+template <> struct k_dw_held<4, k_bf16> {
+    uint32_t pair[2];
+    __device__ __forceinline__ void load(const k_bf16 *p)
+    {
+        const uint2 q = *reinterpret_cast<const uint2 *>(p);
+        pair[0] = q.x;
+        pair[1] = q.y;
+    }
+    __device__ __forceinline__ float operator[](int i) const
+    {
+        return __uint_as_float(i % 2 == 0 ? pair[i / 2] << 16 : pair[i / 2] & 0xffff0000u);
+    }
+};
+
 /* acc[s] += sum over the run's outputs of d_y x, for the taps s < KW <= K of one tap row. x: the row that the taps
  * read; d_y: row of the outputs, both at the thread's channel. R + R T + K - T loads of V floats. */
-template <int V, int K, int T, int R, class In>
-__device__ __forceinline__ void k_dw_taps(const In &in, const dass_k_dw_map &m, const float *x, const float *d_y,
-                                          int32_t ow0, k_vec<V> (&acc)[K])
+template <int V, int K, int T, int R, class In, class E>
+__device__ __forceinline__ void k_dw_taps(const In &in, const dass_k_dw_map &m, const E *x, const E *d_y, int32_t ow0,
+                                          k_vec<V> (&acc)[K])
 {
-    k_vec<V> d[R];
+    k_dw_held<V, E> d[R];
 #pragma unroll
     for (int j = 0; j < R; j++) {
         const int32_t ow = ow0 + j * m.step;
-        d[j] = k_vec<V>{};
+        d[j] = k_dw_held<V, E>{};
         if (ow < m.ow)
-            d[j] = k_load<V>(d_y + (size_t)ow * (size_t)m.c);
+            d[j].load(d_y + (size_t)ow * (size_t)m.c);
     }
     const int32_t w0 = ow0 * m.stride - m.pad;
 #pragma unroll

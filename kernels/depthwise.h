@@ -1,5 +1,5 @@
 /* Launchers of depthwise.cu: convolutions with one input channel to an output channel, and their gradients. x (N, H, W,
- * C), y (N, OH, OW, C), w (C, 1, KH, KW), KH, KW <= 7. Tap (r, s) of output (oh, ow) reads
+ * C), y (N, OH, OW, C), w (C, 1, KH, KW), all of the stored type, KH, KW <= 7. Tap (r, s) of output (oh, ow) reads
  *
  *     h = oh stride - pad + r dil      w = ow stride - pad + s dil
  *
@@ -18,7 +18,7 @@
 #define DASS_K_DW_LANES 16 /* threads side by side over channels, at most */
 
 /* Variants of forward and taps: K taps to both sides known to the compiler and T = 1 or 2, with V = 4, R = 4; or
- * DASS_K_DW_ANY, for any kernel, V = 1, R = 1. */
+ * DASS_K_DW_ANY, for any kernel, V = 1, R = 1; each also in bf16. */
 #define DASS_K_DW(k, t) ((k)*10u + (t))
 enum { DASS_K_DW_ANY = 0 };
 
@@ -35,19 +35,20 @@ typedef struct dass_k_dw_map {
 typedef struct dass_k_dw_forward {
     dass_k_head head;
     dass_k_dw_map m;
-    const float *x, *w, *bias;
-    float *y;
+    const void *x, *w;
+    const float *bias;
+    void *y;
     int32_t mirror;
     int32_t act;
 } dass_k_dw_forward;
 DASS_K_API int dass_k_dw_forward_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
-/* d_x for stride 2, gathered: m is that of the forward pass. Variants V1, V4. Bytes as above. */
+/* d_x for stride 2, gathered: m is that of the forward pass. Variants V1, V4, and both in bf16. Bytes as above. */
 typedef struct dass_k_dw_data {
     dass_k_head head;
     dass_k_dw_map m; /* step, unit, runs are not used */
-    const float *d_y, *w;
-    float *d_x;
+    const void *d_y, *w;
+    void *d_x;
 } dass_k_dw_data;
 DASS_K_API int dass_k_dw_data_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
@@ -56,7 +57,7 @@ DASS_K_API int dass_k_dw_data_run(const void *items, uint32_t n, dass_k_grid gri
 typedef struct dass_k_dw_taps {
     dass_k_head head;
     dass_k_dw_map m;
-    const float *x, *d_y;
+    const void *x, *d_y;
     float *part, *d_w;
     uint32_t *counter;
     uint32_t chunk;

@@ -23,7 +23,8 @@ static uint32_t lanes_of(uint32_t c, uint32_t v, uint32_t *groups)
     return (lanes + *groups - 1) / *groups;
 }
 
-/* From x (n, c, h, w) to y by attributes a; T of the variant, or DASS_K_DW_ANY for one output to a thread. */
+/* From x (n, c, h, w) to y, both of one type, by attributes a. Returns the variant: the window's, or that of
+ * DASS_K_DW_ANY for one output to a thread. */
 static uint32_t map_of(const dass_conv_attr *a, const dass_value *x, const dass_value *y, bool wide, dass_k_dw_map *m,
                        uint32_t *groups)
 {
@@ -44,12 +45,12 @@ static uint32_t map_of(const dass_conv_attr *a, const dass_value *x, const dass_
     wide = wide && (a->kh == 3 || a->kh == 5 || a->kh == 7);
     m->tx = lanes_of((uint32_t)m->c, wide ? 4 : 1, groups);
     if (!wide)
-        return DASS_K_DW_ANY;
+        return DASS_K_DW_ANY | dass__cuda_stored(x);
     const bool shares = a->dil % a->stride == 0;
     m->step = shares ? a->dil / a->stride : a->dil;
     const uint32_t span = DASS_K_DW_RUN * (uint32_t)m->step;
     m->runs = ((uint32_t)m->ow + span - 1) / span * (uint32_t)m->step;
-    return DASS_K_DW(a->kh, shares ? 1 : a->stride);
+    return DASS_K_DW(a->kh, shares ? 1 : a->stride) | dass__cuda_stored(x);
 }
 
 /* Blocks of THREADS / tx units of work in x: at most two waves at three blocks to a multiprocessor. */
@@ -132,9 +133,9 @@ static dass_status prepare_data(dass_cuda *c, dass_arena *mem, const dass_graph 
     (void)map_of(&at, d_x, d_y, wide, &m, &groups);
     m.tx = lanes_of((uint32_t)m.c, wide ? 4 : 1, &groups);
     void *p = NULL;
+    const uint32_t variant = (wide ? DASS_K_V4 : DASS_K_V1) | dass__cuda_stored(d_y);
     DASS_TRY(dass__cuda_add(mem, k, dass_k_dw_data_run, "depthwise_bwd_data",
-                            grid_of(c, dass__cuda_pixels(d_x), m.tx, groups, wide ? DASS_K_V4 : DASS_K_V1),
-                            sizeof(dass_k_dw_data), &p));
+                            grid_of(c, dass__cuda_pixels(d_x), m.tx, groups, variant), sizeof(dass_k_dw_data), &p));
     ((dass_k_dw_data *)p)->m = m;
     return DASS_OK;
 }
