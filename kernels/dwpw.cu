@@ -7,7 +7,8 @@
 
 /* w_pw of input channels [c0, c0 + n), n a multiple of 4, and outputs [oc0, oc0 + n_oc) to [c][K_PITCH], zeros past the
  * edges. A warp takes 8 inputs of 4 outputs: whole sectors, and 32 banks. */
-static __device__ __forceinline__ void load_pointwise(const dass_k_dwpw_shape &s, const float *w_pw, uint32_t c0,
+template <class E>
+static __device__ __forceinline__ void load_pointwise(const dass_k_dwpw_shape &s, const E *w_pw, uint32_t c0,
                                                       uint32_t n, uint32_t oc0, uint32_t n_oc, float *to)
 {
     const uint32_t wide = (n + 7) / 8;
@@ -17,7 +18,7 @@ static __device__ __forceinline__ void load_pointwise(const dass_k_dwpw_shape &s
         const uint32_t o = u / wide * 4 + (threadIdx.x / 8 & 3);
         const bool in = c0 + c < s.c && oc0 + o < s.oc;
         if (c < n)
-            to[c * K_PITCH + o] = in ? w_pw[(size_t)(oc0 + o) * s.c + c0 + c] : 0.0f;
+            to[c * K_PITCH + o] = in ? k_float(w_pw[(size_t)(oc0 + o) * s.c + c0 + c]) : 0.0f;
     }
 }
 
@@ -104,6 +105,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw(K_PAR
 {
     K_ITEM(p);
     constexpr int V = k_dwpw_code<CODE>::V;
+    using E = typename k_dwpw_code<CODE>::E;
     alignas(16) K_SHARED float tile[DASS_K_DWPW_TILE];
     alignas(16) K_SHARED float matrix[K_SLICE * K_PITCH];
     alignas(16) K_SHARED float taps[k_dwpw_code<CODE>::TAPS * K_SLICE];
@@ -139,11 +141,11 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw(K_PAR
                 if (c < s.c)
                     f = k_affine_of<V>(a.in, c, s.relu);
                 if constexpr (k_dwpw_code<CODE>::K > 0)
-                    k_load_taps<k_dwpw_code<CODE>::K>(a.w_dw, c0, n_c, taps);
-                load_pointwise(s, a.w_pw, c0, n_c, oc0, n_oc, matrix);
+                    k_load_taps<k_dwpw_code<CODE>::K>(k_as<E>(a.w_dw), c0, n_c, taps);
+                load_pointwise(s, k_as<E>(a.w_pw), c0, n_c, oc0, n_oc, matrix);
             }
             __syncthreads();
-            k_depthwise_tile<CODE>(s, k_as<float>(a.in.x), f, a.w_dw, taps, strip, c0, tile);
+            k_depthwise_tile<CODE>(s, a.in.x, f, a.w_dw, taps, strip, c0, tile);
             __syncthreads();
             if (working)
                 k_multiply(tile, s.tile, s.swizzle, me.g, n_c, matrix + me.q * 4, K_PITCH, sum);
@@ -160,7 +162,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw(K_PAR
             continue;
         const k_strip at = strip[me.g];
         const k_vec<4> about = k_load<4>(shift + me.q * 4);
-        k_store_patch<V>(a.y, s.oc, s.out.apart, oc0 + me.q * 4, at, sum);
+        k_store_patch<V>(k_as<E>(a.y), s.oc, s.out.apart, oc0 + me.q * 4, at, sum);
 #pragma unroll
         for (int i = 0; i < K_STRIP; i++) {
 #pragma unroll

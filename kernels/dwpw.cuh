@@ -5,6 +5,8 @@
  * strip): element (c, strip, i) at c * 4 tile + 4 (strip ^ k_swizzled(c)) + i. The exclusive or puts what the threads
  * of a warp write at once, neighbouring channels of one strip, into different banks, while a row stays a permutation of
  * itself, so that readers of one channel and neighbouring strips do not collide either.
+ *
+ * E is the stored type of tensors and weights; what lies in shared memory are floats.
  */
 #ifndef DASS_DWPW_CUH
 #define DASS_DWPW_CUH
@@ -16,10 +18,12 @@
 #define K_SLICE DASS_K_DWPW_SLICE
 #define K_MOST_TILE 64 /* strips in a tile */
 
+/* What a variant of dwpw.h says, which is the template parameter of the kernels. */
 template <int CODE> struct k_dwpw_code {
+    using E = typename k_stored<(CODE & DASS_K_BF16) != 0>::type;
     static constexpr int V = CODE & 15;
     static constexpr int K = CODE >> 4 & 15;
-    static constexpr int T = CODE >> 8;
+    static constexpr int T = CODE >> 8 & 15;
     static constexpr int TAPS = K > 0 ? K *K : 1; /* kept in shared memory */
 };
 
@@ -90,8 +94,8 @@ template <int V> __device__ __forceinline__ k_vec<V> k_relued(const k_affine<V> 
 
 /* z of a strip for V channels from c on, window known: each of the 3 T + K columns of a row is loaded once. taps: w_dw
  * of these channels as [tap][K_SLICE]. */
-template <int V, int K, int T>
-__device__ __forceinline__ void k_depthwise(const dass_k_dwpw_shape &s, const float *x, const k_affine<V> &f,
+template <int V, int K, int T, class E>
+__device__ __forceinline__ void k_depthwise(const dass_k_dwpw_shape &s, const E *x, const k_affine<V> &f,
                                             const float *taps, const k_strip &at, uint32_t c, k_vec<V> (&z)[K_STRIP])
 {
 #pragma unroll
@@ -99,7 +103,7 @@ __device__ __forceinline__ void k_depthwise(const dass_k_dwpw_shape &s, const fl
         const int32_t ih = at.ih + r * s.dil;
         if (ih < 0 || ih >= s.h)
             continue;
-        const float *row = x + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + c;
+        const E *row = x + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + c;
         k_vec<V> w[K];
 #pragma unroll
         for (int q = 0; q < K; q++)
@@ -123,10 +127,9 @@ __device__ __forceinline__ void k_depthwise(const dass_k_dwpw_shape &s, const fl
 }
 
 /* The same for any window, w_dw where it lies. */
-template <int V>
-__device__ __forceinline__ void k_depthwise_any(const dass_k_dwpw_shape &s, const float *x, const k_affine<V> &f,
-                                                const float *w_dw, const k_strip &at, uint32_t c,
-                                                k_vec<V> (&z)[K_STRIP])
+template <int V, class E>
+__device__ __forceinline__ void k_depthwise_any(const dass_k_dwpw_shape &s, const E *x, const k_affine<V> &f,
+                                                const E *w_dw, const k_strip &at, uint32_t c, k_vec<V> (&z)[K_STRIP])
 {
     const uint32_t n_taps = (uint32_t)(s.kh * s.kw);
     const int32_t step = (int32_t)s.out.apart * s.stride;
@@ -134,12 +137,12 @@ __device__ __forceinline__ void k_depthwise_any(const dass_k_dwpw_shape &s, cons
         const int32_t ih = at.ih + r * s.dil;
         if (ih < 0 || ih >= s.h)
             continue;
-        const float *row = x + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + c;
+        const E *row = x + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + c;
         for (int32_t q = 0; q < s.kw; q++) {
             k_vec<V> w;
 #pragma unroll
             for (int k = 0; k < V; k++)
-                w[k] = w_dw[(size_t)(c + (uint32_t)k) * n_taps + (uint32_t)(r * s.kw + q)];
+                w[k] = k_float(w_dw[(size_t)(c + (uint32_t)k) * n_taps + (uint32_t)(r * s.kw + q)]);
 #pragma unroll
             for (int i = 0; i < K_STRIP; i++) {
                 const int32_t iw = at.iw + q * s.dil + i * step;
@@ -154,11 +157,13 @@ __device__ __forceinline__ void k_depthwise_any(const dass_k_dwpw_shape &s, cons
     }
 }
 
-/* w_dw of the slice of n channels from c0 on to [tap][K_SLICE], by all threads. */
-template <int K> __device__ __forceinline__ void k_load_taps(const float *w_dw, uint32_t c0, uint32_t n, float *taps)
+/* w_dw of the slice of n channels from c0 on to [tap][K_SLICE], by all threads, element by element: weights may begin
+ * anywhere. */
+template <int K, class E>
+__device__ __forceinline__ void k_load_taps(const E *w_dw, uint32_t c0, uint32_t n, float *taps)
 {
     for (uint32_t i = threadIdx.x; i < n * (K * K); i += K_THREADS)
-        taps[i % (K * K) * K_SLICE + i / (K * K)] = w_dw[(size_t)c0 * (K * K) + i];
+        taps[i % (K * K) * K_SLICE + i / (K * K)] = k_float(w_dw[(size_t)c0 * (K * K) + i]);
 }
 
 __device__ __forceinline__ uint32_t k_swizzled(uint32_t c, uint32_t shift)
@@ -180,11 +185,12 @@ __device__ __forceinline__ void k_put(float *tile, uint32_t strips, uint32_t shi
 /* z of the tile's strips for the slice of channels from c0 on; rows of channels past the last up to a multiple of 4 are
  * zeros. Each thread keeps to its V channels, those that f is of. */
 template <int CODE>
-__device__ __forceinline__ void k_depthwise_tile(const dass_k_dwpw_shape &s, const float *x,
-                                                 const k_affine<k_dwpw_code<CODE>::V> &f, const float *w_dw,
+__device__ __forceinline__ void k_depthwise_tile(const dass_k_dwpw_shape &s, const void *x,
+                                                 const k_affine<k_dwpw_code<CODE>::V> &f, const void *w_dw,
                                                  const float *taps, const k_strip *strip, uint32_t c0, float *tile)
 {
     constexpr int V = k_dwpw_code<CODE>::V;
+    using E = typename k_dwpw_code<CODE>::E;
     const uint32_t lane = (threadIdx.x & ((1u << s.lane_bits) - 1)) * V;
     const uint32_t c = c0 + lane;
     if (lane >= K_SLICE || c >= ((s.c + 3) & ~3u))
@@ -194,9 +200,9 @@ __device__ __forceinline__ void k_depthwise_tile(const dass_k_dwpw_shape &s, con
         k_vec<V> z[K_STRIP] = {};
         if (at.n > 0 && c < s.c) {
             if constexpr (k_dwpw_code<CODE>::K > 0)
-                k_depthwise<V, k_dwpw_code<CODE>::K, k_dwpw_code<CODE>::T>(s, x, f, taps + lane, at, c, z);
+                k_depthwise<V, k_dwpw_code<CODE>::K, k_dwpw_code<CODE>::T>(s, k_as<E>(x), f, taps + lane, at, c, z);
             else
-                k_depthwise_any<V>(s, x, f, w_dw, at, c, z);
+                k_depthwise_any<V>(s, k_as<E>(x), f, k_as<E>(w_dw), at, c, z);
         }
         k_put<V>(tile, s.tile, s.swizzle, lane, g, z);
     }
@@ -238,28 +244,38 @@ __device__ __forceinline__ void k_multiply(const float *tile, uint32_t strips, u
 }
 
 /* A patch to memory: columns of a tensor of n_c channels from c on, those that exist. */
-template <int V>
-__device__ __forceinline__ void k_store_patch(float *y, uint32_t n_c, uint32_t apart, uint32_t c, const k_strip &at,
+template <int V, class E>
+__device__ __forceinline__ void k_store_patch(E *y, uint32_t n_c, uint32_t apart, uint32_t c, const k_strip &at,
                                               const k_vec<4> (&sum)[K_STRIP])
 {
 #pragma unroll
     for (int i = 0; i < K_STRIP; i++) {
         if (i >= at.n)
             continue;
-        float *to = y + (size_t)(at.out + (uint32_t)i * apart) * n_c + c;
+        E *to = y + (size_t)(at.out + (uint32_t)i * apart) * n_c + c;
         if constexpr (V == 4) {
             k_store(to, sum[i]);
         } else {
 #pragma unroll
             for (uint32_t j = 0; j < 4; j++) {
                 if (c + j < n_c)
-                    to[j] = sum[i][j];
+                    k_store(to + j, k_vec<1>{{sum[i][j]}});
             }
         }
     }
 }
 
 /* The launcher of a kernel over the variants of dwpw.h. */
+#define K_DWPW_CASE(A, kernel, code)                                       \
+    case code:                                                             \
+        K_LAUNCH_PACKS(A, kernel, (code), K_THREADS, items, n, g, stream); \
+        break
+#define K_DWPW_CASES(A, kernel, stored)                      \
+    K_DWPW_CASE(A, kernel, DASS_K_DWPW(4, 3, 1) | (stored)); \
+    K_DWPW_CASE(A, kernel, DASS_K_DWPW(4, 3, 2) | (stored)); \
+    K_DWPW_CASE(A, kernel, DASS_K_DWPW(4, 5, 1) | (stored)); \
+    K_DWPW_CASE(A, kernel, DASS_K_DWPW(4, 5, 2) | (stored)); \
+    K_DWPW_CASE(A, kernel, DASS_K_DWPW(4, 0, 0) | (stored))
 #define K_LAUNCHER_DWPW(fn, A, kernel)                                                       \
     static k_entry entries_##fn[] = {                                                        \
         {#fn " V4 3x3 T1", fn, DASS_K_DWPW(4, 3, 1)},                                        \
@@ -267,27 +283,21 @@ __device__ __forceinline__ void k_store_patch(float *y, uint32_t n_c, uint32_t a
         {#fn " V4 5x5 T1", fn, DASS_K_DWPW(4, 5, 1)},                                        \
         {#fn " V4 5x5 T2", fn, DASS_K_DWPW(4, 5, 2)},                                        \
         {#fn " V4", fn, DASS_K_DWPW(4, 0, 0)},                                               \
+        {#fn " V4 3x3 T1 bf16", fn, DASS_K_DWPW(4, 3, 1) | DASS_K_BF16},                     \
+        {#fn " V4 3x3 T2 bf16", fn, DASS_K_DWPW(4, 3, 2) | DASS_K_BF16},                     \
+        {#fn " V4 5x5 T1 bf16", fn, DASS_K_DWPW(4, 5, 1) | DASS_K_BF16},                     \
+        {#fn " V4 5x5 T2 bf16", fn, DASS_K_DWPW(4, 5, 2) | DASS_K_BF16},                     \
+        {#fn " V4 bf16", fn, DASS_K_DWPW(4, 0, 0) | DASS_K_BF16},                            \
+        {#fn " V1 bf16", fn, DASS_K_DWPW(1, 0, 0) | DASS_K_BF16},                            \
         {#fn " V1", fn, DASS_K_DWPW(1, 0, 0)},                                               \
     };                                                                                       \
     DASS_K_API int fn(const void *items, uint32_t n, dass_k_grid g, void *stream)            \
     {                                                                                        \
         K_COUNT(entries_##fn, g.variant, n);                                                 \
         switch (g.variant) {                                                                 \
-        case DASS_K_DWPW(4, 3, 1):                                                           \
-            K_LAUNCH_PACKS(A, kernel, DASS_K_DWPW(4, 3, 1), K_THREADS, items, n, g, stream); \
-            break;                                                                           \
-        case DASS_K_DWPW(4, 3, 2):                                                           \
-            K_LAUNCH_PACKS(A, kernel, DASS_K_DWPW(4, 3, 2), K_THREADS, items, n, g, stream); \
-            break;                                                                           \
-        case DASS_K_DWPW(4, 5, 1):                                                           \
-            K_LAUNCH_PACKS(A, kernel, DASS_K_DWPW(4, 5, 1), K_THREADS, items, n, g, stream); \
-            break;                                                                           \
-        case DASS_K_DWPW(4, 5, 2):                                                           \
-            K_LAUNCH_PACKS(A, kernel, DASS_K_DWPW(4, 5, 2), K_THREADS, items, n, g, stream); \
-            break;                                                                           \
-        case DASS_K_DWPW(4, 0, 0):                                                           \
-            K_LAUNCH_PACKS(A, kernel, DASS_K_DWPW(4, 0, 0), K_THREADS, items, n, g, stream); \
-            break;                                                                           \
+            K_DWPW_CASES(A, kernel, 0u);                                                     \
+            K_DWPW_CASES(A, kernel, DASS_K_BF16);                                            \
+            K_DWPW_CASE(A, kernel, DASS_K_DWPW(1, 0, 0) | DASS_K_BF16);                      \
         default:                                                                             \
             K_LAUNCH_PACKS(A, kernel, DASS_K_DWPW(1, 0, 0), K_THREADS, items, n, g, stream); \
         }                                                                                    \

@@ -5,7 +5,8 @@
  *     z(p,c) = sum over taps of w_dw(c,r,s) v(c, oh stride - pad + r dil, ow stride - pad + s dil)
  *     y(p,oc) = sum over c of w_pw(oc,c) z(p,c)
  *
- * x (N,H,W,C), y (N,OH,OW,OC), w_dw (C,KH,KW), w_pw (OC,C). M = N H W, M' = N OH OW.
+ * x (N,H,W,C), y (N,OH,OW,OC), w_dw (C,KH,KW), w_pw (OC,C), all of the stored type, as d, acc and d_x are; dz and the
+ * sums are floats. M = N H W, M' = N OH OW.
  *
  * A strip is four pixels of one row, `apart` from each other, so that neighbours in it read the same columns: a thread
  * loads each column once for all four. A tile is `tile` strips. Channels go in slices of at most DASS_K_DWPW_SLICE.
@@ -21,7 +22,7 @@
 
 /* Variants: v channels to a thread (1; 4 when C and OC are multiples of 4 and all is aligned), k x k taps with columns
  * of the strip t taps apart; k = t = 0: any window. Those that exist: v = 4 with k 3 or 5 and t 1 or 2, and k = t = 0
- * with v 1 or 4. */
+ * with v 1 or 4; each also in bf16. */
 #define DASS_K_DWPW(v, k, t) ((uint32_t)(v) | (uint32_t)(k) << 4 | (uint32_t)(t) << 8)
 
 /* Strips of rows of `w` pixels. */
@@ -45,15 +46,16 @@ typedef struct dass_k_dwpw_shape {
     uint32_t swizzle;            /* shift of k_swizzled for slices of x */
 } dass_k_dwpw_shape;
 
-/* y, and mean, rstd = 1 / sqrt(var + eps) of y (var over M'); mean NULL: no statistics. Grid (blocks over tiles, slices
- * of y). part: (3 OC + 1) floats a block of x. Bytes: 4 M C + 4 M' OC for each slice of y. */
+/* y, and mean, rstd = 1 / sqrt(var + eps) of y before it is rounded (var over M'); mean NULL: no statistics. Grid
+ * (blocks over tiles, slices of y). part: (3 OC + 1) floats a block of x. Bytes: 4 M C + 4 M' OC for each slice of y.
+ */
 typedef struct dass_k_dwpw {
     dass_k_head head;
     dass_k_dwpw_shape s;
     dass_k_norm in;
-    const float *w_dw, *w_pw;
-    float *y, *mean, *rstd;
-    float *part;
+    const void *w_dw, *w_pw;
+    void *y;
+    float *mean, *rstd, *part;
     uint32_t *counter;
     float eps;
 } dass_k_dwpw;
@@ -69,8 +71,8 @@ typedef struct dass_k_dwpw_outer {
     dass_k_head head;
     dass_k_dwpw_shape s;
     dass_k_norm in;
-    const float *w_dw, *w_pw;
-    const float *y, *d, *coef;
+    const void *w_dw, *w_pw, *y, *d;
+    const float *coef;
     float *dz, *part;
     uint32_t lane_bits, swizzle; /* as in the shape, for slices of y */
 } dass_k_dwpw_outer;
@@ -79,15 +81,18 @@ DASS_K_API int dass_k_dwpw_outer_run(const void *items, uint32_t n, dass_k_grid 
 /* dwpw_inner: q(i,c) = sum over the taps that read pixel i of w_dw dz, 0 where relu stops v; d_x = q, plus acc; sums
  * over the pixels of a block of q and q (x - mean), and, with a window that is known, of v dz for each tap. Variants
  * DASS_K_DWPW(2, 3 or 5, 1) at stride 1, `in` strips dil apart; DASS_K_DWPW(1 or 4, 0, 0): any window, no sums for
- * taps. part: (2 + taps, C) a block, the taps last; NULL: nobody wants sums. Grid (blocks of `chunk` strips, groups of
- * tx v channels). Bytes: 4 M' C + 8 M C, 12 with acc. */
+ * taps; each also in bf16. part: (2 + taps, C) a block, the taps last; NULL: nobody wants sums. Grid (blocks of `chunk`
+ * strips, groups of tx v channels). Bytes: 4 M' C + 8 M C, 12 with acc. */
 typedef struct dass_k_dwpw_inner {
     dass_k_head head;
     dass_k_dwpw_shape s;
     dass_k_strips at; /* of x */
     dass_k_norm in;
-    const float *w_dw, *dz, *acc;
-    float *d_x, *part; /* d_x or NULL; acc may be d_x */
+    const void *w_dw;
+    const float *dz;
+    const void *acc;
+    void *d_x; /* or NULL; acc may be d_x */
+    float *part;
     uint32_t tx, chunk;
     int32_t taps;             /* sums for taps are wanted */
     int32_t period, backward; /* taps to the next that reads a pixel, outputs back then: stride, dil over their gcd */
@@ -95,9 +100,9 @@ typedef struct dass_k_dwpw_inner {
 DASS_K_API int dass_k_dwpw_inner_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 
 /* dwpw_taps: sums over the pixels of a block of v dz for each tap. Variants DASS_K_DWPW(4, 3 or 5, 1 or 2): a row of
- * taps to a block; DASS_K_DWPW(1 or 4, 0, 0): one tap. part: (taps, C) a block of x. Grid (blocks of `chunk` strips,
- * rows or taps by groups of tx v channels, groups fastest). Bytes: 4 (M' + M) C for each row or tap, from the second
- * level. */
+ * taps to a block; DASS_K_DWPW(1 or 4, 0, 0): one tap; each also in bf16. part: (taps, C) a block of x. Grid (blocks of
+ * `chunk` strips, rows or taps by groups of tx v channels, groups fastest). Bytes: 4 (M' + M) C for each row or tap,
+ * from the second level. */
 typedef struct dass_k_dwpw_taps {
     dass_k_head head;
     dass_k_dwpw_shape s;

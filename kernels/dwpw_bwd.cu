@@ -10,7 +10,7 @@
 /* ---- through the pointwise product ------------------------------------------------------------------------------ */
 
 /* e of the tile's strips for the slice of y from oc0 on, zeros past the edges. */
-template <int V>
+template <int V, class E>
 static __device__ __forceinline__ void load_e(const dass_k_dwpw_outer &a, const k_strip *strip, uint32_t oc0,
                                               float *tile)
 {
@@ -35,9 +35,9 @@ static __device__ __forceinline__ void load_e(const dass_k_dwpw_outer &a, const 
             if (i >= at.n || oc >= n_oc)
                 continue;
             const size_t from = (size_t)(at.out + (uint32_t)i * a.s.out.apart) * n_oc + oc;
-            e[i] = k_load<V>(a.d + from);
+            e[i] = k_load<V>(k_as<E>(a.d) + from);
             if (a.coef) {
-                const k_vec<V> y = k_load<V>(a.y + from);
+                const k_vec<V> y = k_load<V>(k_as<E>(a.y) + from);
 #pragma unroll
                 for (int k = 0; k < V; k++)
                     e[i][k] = of_d[k] * e[i][k] + of_y[k] * y[k] + of_1[k];
@@ -49,13 +49,14 @@ static __device__ __forceinline__ void load_e(const dass_k_dwpw_outer &a, const 
 
 /* w_pw of outputs [oc0, oc0 + n_oc) and inputs [c0, c0 + n_c), both multiples of 4, as it lies, to [oc][n_c]; zeros
  * past the edges. */
-static __device__ __forceinline__ void load_matrix(const dass_k_dwpw_shape &s, const float *w_pw, uint32_t oc0,
+template <class E>
+static __device__ __forceinline__ void load_matrix(const dass_k_dwpw_shape &s, const E *w_pw, uint32_t oc0,
                                                    uint32_t n_oc, uint32_t c0, uint32_t n_c, float *to)
 {
     const uint32_t bits = s.group_bits + 2;
     const uint32_t c = threadIdx.x & ((1u << bits) - 1);
     for (uint32_t o = threadIdx.x >> bits; c < n_c && o < n_oc; o += K_THREADS >> bits)
-        to[o * n_c + c] = oc0 + o < s.oc && c0 + c < s.c ? w_pw[(size_t)(oc0 + o) * s.c + c0 + c] : 0.0f;
+        to[o * n_c + c] = oc0 + o < s.oc && c0 + c < s.c ? k_float(w_pw[(size_t)(oc0 + o) * s.c + c0 + c]) : 0.0f;
 }
 
 /* A thread's 4 outputs by 4 inputs of d_w_pw, over every n_splits-th strip. */
@@ -131,6 +132,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_outer
 {
     K_ITEM(p);
     constexpr int V = k_dwpw_code<CODE>::V;
+    using E = typename k_dwpw_code<CODE>::E;
     alignas(16) K_SHARED float e[DASS_K_DWPW_TILE];
     alignas(16) K_SHARED float z[DASS_K_DWPW_TILE];
     alignas(16) K_SHARED float taps[k_dwpw_code<CODE>::TAPS * K_SLICE];
@@ -153,7 +155,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_outer
     k_vec<4> d_w[4] = {};
     if constexpr (k_dwpw_code<CODE>::K > 0) {
         if (a.part)
-            k_load_taps<k_dwpw_code<CODE>::K>(a.w_dw, c0, s.c - c0 < n_c ? s.c - c0 : n_c, taps);
+            k_load_taps<k_dwpw_code<CODE>::K>(k_as<E>(a.w_dw), c0, s.c - c0 < n_c ? s.c - c0 : n_c, taps);
     }
     for (uint32_t t = begin; t < end; t++) {
         k_vec<4> sum[K_STRIP] = {};
@@ -163,9 +165,9 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_outer
         for (uint32_t o = top;; o -= K_SLICE) {
             const uint32_t n_o = s.oc - o < K_SLICE ? (s.oc - o + 3) & ~3u : K_SLICE;
             __syncthreads();
-            load_e<V>(a, strip, o, e);
+            load_e<V, E>(a, strip, o, e);
             if (with_dz)
-                load_matrix(s, a.w_pw, o, n_o, c0, n_c, z);
+                load_matrix(s, k_as<E>(a.w_pw), o, n_o, c0, n_c, z);
             __syncthreads();
             if (working)
                 k_multiply(e, s.tile, a.swizzle, me.g, n_o, z + me.q * 4, n_c, sum);
@@ -182,7 +184,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_outer
         k_affine<V> f = {};
         if (lane < s.c)
             f = k_affine_of<V>(a.in, lane, s.relu);
-        k_depthwise_tile<CODE>(s, k_as<float>(a.in.x), f, a.w_dw, taps, strip, c0, z);
+        k_depthwise_tile<CODE>(s, a.in.x, f, a.w_dw, taps, strip, c0, z);
         __syncthreads();
         add_outer(a, mine, e, z, d_w);
     }
@@ -320,7 +322,7 @@ static __device__ __forceinline__ int32_t first_tap(const dass_k_dwpw_inner &a, 
 }
 
 /* q of pixel i of a strip, any window. */
-template <int V>
+template <int V, class E>
 static __device__ __forceinline__ k_vec<V> gather_any(const dass_k_dwpw_inner &a, const k_in_strip &at, int i,
                                                       uint32_t c)
 {
@@ -338,7 +340,7 @@ static __device__ __forceinline__ k_vec<V> gather_any(const dass_k_dwpw_inner &a
             const k_vec<V> dz = k_load<V>(a.dz + (size_t)(at.image + (uint32_t)(oh * s.ow + ow)) * s.c + c);
 #pragma unroll
             for (int k = 0; k < V; k++)
-                q[k] += a.w_dw[(size_t)(c + (uint32_t)k) * n_taps + (uint32_t)(r * s.kw + t)] * dz[k];
+                q[k] += k_float(k_as<E>(a.w_dw)[(size_t)(c + (uint32_t)k) * n_taps + (uint32_t)(r * s.kw + t)]) * dz[k];
         }
     }
     return q;
@@ -352,6 +354,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
     K_ITEM(p);
     constexpr int V = k_dwpw_code<CODE>::V;
     constexpr int K = k_dwpw_code<CODE>::K;
+    using E = typename k_dwpw_code<CODE>::E;
     constexpr int N = K > 2 ? K : 2;
     K_SHARED float red[N * K_THREADS * V];
     alignas(16) K_SHARED float taps[k_dwpw_code<CODE>::TAPS * K_SLICE];
@@ -366,7 +369,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
         f = k_affine_of<V>(a.in, l.c, s.relu);
     if constexpr (K > 0) {
         const uint32_t c0 = blockIdx.y * l.n_tx * V;
-        k_load_taps<K>(a.w_dw, c0, s.c - c0 < K_SLICE ? s.c - c0 : K_SLICE, taps);
+        k_load_taps<K>(k_as<E>(a.w_dw), c0, s.c - c0 < K_SLICE ? s.c - c0 : K_SLICE, taps);
         __syncthreads();
     }
     for (uint32_t j = begin + l.ty; l.live && j < end; j += l.n_ty) {
@@ -379,7 +382,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
         for (int i = 0; i < K_STRIP; i++) {
             if (i >= at.n)
                 continue;
-            v[i] = k_relued<V>(f, k_load<V>(k_as<float>(a.in.x) + (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c));
+            v[i] = k_relued<V>(f, k_load<V>(k_as<E>(a.in.x) + (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c));
         }
         if constexpr (K > 0)
             gather<V, K>(a, at, l.c, taps + l.tx * V, v, q, d_w);
@@ -388,9 +391,10 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
             if (i >= at.n)
                 continue;
             if constexpr (K == 0)
-                q[i] = gather_any<V>(a, at, i, l.c);
+                q[i] = gather_any<V, E>(a, at, i, l.c);
             const size_t to = (size_t)(at.at + (uint32_t)i * a.at.apart) * s.c + l.c;
-            const k_vec<V> x = a.in.mean ? k_load<V>(k_as<float>(a.in.x) + to) : k_vec<V>{}; /* again: registers are dearer */
+            const k_vec<V> x =
+                a.in.mean ? k_load<V>(k_as<E>(a.in.x) + to) : k_vec<V>{}; /* again: registers are dearer */
 #pragma unroll
             for (int k = 0; k < V; k++) {
                 if (s.relu && !(v[i][k] > 0.0f))
@@ -398,14 +402,14 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_inner
                 sums[0][k] += q[i][k];
                 sums[1][k] += q[i][k] * (x[k] - f.mean[k]);
             }
-            if (a.acc) {
-                const k_vec<V> more = k_load<V>(a.acc + to);
+            if (const E *const acc = k_as<E>(a.acc)) {
+                const k_vec<V> more = k_load<V>(acc + to);
 #pragma unroll
                 for (int k = 0; k < V; k++)
                     q[i][k] += more[k];
             }
-            if (a.d_x)
-                k_store(a.d_x + to, q[i]);
+            if (E *const d_x = k_as<E>(a.d_x))
+                k_store(d_x + to, q[i]);
         }
     }
     if (!a.part)
@@ -425,6 +429,10 @@ static k_entry entries_inner[] = {
     {"dass_k_dwpw_inner_run V2 3x3", dass_k_dwpw_inner_run, DASS_K_DWPW(2, 3, 1)},
     {"dass_k_dwpw_inner_run V2 5x5", dass_k_dwpw_inner_run, DASS_K_DWPW(2, 5, 1)},
     {"dass_k_dwpw_inner_run V4", dass_k_dwpw_inner_run, DASS_K_DWPW(4, 0, 0)},
+    {"dass_k_dwpw_inner_run V2 3x3 bf16", dass_k_dwpw_inner_run, DASS_K_DWPW(2, 3, 1) | DASS_K_BF16},
+    {"dass_k_dwpw_inner_run V2 5x5 bf16", dass_k_dwpw_inner_run, DASS_K_DWPW(2, 5, 1) | DASS_K_BF16},
+    {"dass_k_dwpw_inner_run V4 bf16", dass_k_dwpw_inner_run, DASS_K_DWPW(4, 0, 0) | DASS_K_BF16},
+    {"dass_k_dwpw_inner_run V1 bf16", dass_k_dwpw_inner_run, DASS_K_DWPW(1, 0, 0) | DASS_K_BF16},
     {"dass_k_dwpw_inner_run V1", dass_k_dwpw_inner_run, DASS_K_DWPW(1, 0, 0)},
 };
 
@@ -432,15 +440,13 @@ DASS_K_API int dass_k_dwpw_inner_run(const void *items, uint32_t n, dass_k_grid 
 {
     K_COUNT(entries_inner, g.variant, n);
     switch (g.variant) {
-    case DASS_K_DWPW(2, 3, 1):
-        K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 3, 1), K_THREADS, items, n, g, stream);
-        break;
-    case DASS_K_DWPW(2, 5, 1):
-        K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 5, 1), K_THREADS, items, n, g, stream);
-        break;
-    case DASS_K_DWPW(4, 0, 0):
-        K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(4, 0, 0), K_THREADS, items, n, g, stream);
-        break;
+        K_DWPW_CASE(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 3, 1));
+        K_DWPW_CASE(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 5, 1));
+        K_DWPW_CASE(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(4, 0, 0));
+        K_DWPW_CASE(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 3, 1) | DASS_K_BF16);
+        K_DWPW_CASE(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(2, 5, 1) | DASS_K_BF16);
+        K_DWPW_CASE(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(4, 0, 0) | DASS_K_BF16);
+        K_DWPW_CASE(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(1, 0, 0) | DASS_K_BF16);
     default:
         K_LAUNCH_PACKS(dass_k_dwpw_inner, k_dwpw_inner, DASS_K_DWPW(1, 0, 0), K_THREADS, items, n, g, stream);
     }
@@ -457,6 +463,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_taps(
     constexpr int V = k_dwpw_code<CODE>::V;
     constexpr int K = k_dwpw_code<CODE>::K > 0 ? k_dwpw_code<CODE>::K : 1;
     constexpr int T = k_dwpw_code<CODE>::K > 0 ? k_dwpw_code<CODE>::T : 1;
+    using E = typename k_dwpw_code<CODE>::E;
     K_SHARED float red[K * K_THREADS * V];
     const dass_k_dwpw_shape &s = a.s;
     const uint32_t unit = blockIdx.y / a.groups; /* row of taps, or tap */
@@ -475,7 +482,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 2) k_dwpw_taps(
         const int32_t ih = at.ih + r * s.dil;
         if (at.n <= 0 || ih < 0 || ih >= s.h)
             continue;
-        const float *row = k_as<float>(a.in.x) + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + l.c;
+        const E *row = k_as<E>(a.in.x) + (size_t)(at.image + (uint32_t)(ih * s.w)) * s.c + l.c;
         k_vec<V> dz[K_STRIP] = {};
 #pragma unroll
         for (int i = 0; i < K_STRIP; i++) {

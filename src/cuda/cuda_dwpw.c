@@ -102,7 +102,7 @@ static dass_status prepare_dwpw(dass_cuda *c, dass_arena *mem, const dass_graph 
     const uint32_t variant = variant_of(at, v, &apart);
     dass_k_dwpw_shape s = shape_of(x, y, at, v, (uint32_t)y->dim[1], apart);
     const uint32_t slices = ceil_div(s.oc, DASS_K_DWPW_SLICE);
-    const dass_k_grid grid = {cut_tiles(&s, (uint32_t)c->n_sm * 2 / slices), slices, variant};
+    const dass_k_grid grid = {cut_tiles(&s, (uint32_t)c->n_sm * 2 / slices), slices, variant | dass__cuda_stored(x)};
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_dwpw_run, "dwpw", grid, sizeof(dass_k_dwpw), &p));
     dass_k_dwpw *a = p;
@@ -187,7 +187,7 @@ static dass_status add_outer(dass_cuda *c, dass_arena *mem, const dass_graph *g,
     uint32_t most = (uint32_t)c->n_sm * 2 / slices;
     if (b->d_wpw) /* partial sums are no larger than dz */
         most = least(most, dass__cuda_pixels(d) / s.oc);
-    const dass_k_grid grid = {cut_tiles(&s, most), slices, variant};
+    const dass_k_grid grid = {cut_tiles(&s, most), slices, variant | dass__cuda_stored(x)};
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_dwpw_outer_run, "dwpw_outer", grid, sizeof(dass_k_dwpw_outer), &p));
     dass_k_dwpw_outer *a = p;
@@ -227,7 +227,7 @@ static dass_status add_inner(dass_cuda *c, dass_arena *mem, const dass_graph *g,
     uint32_t chunk = 0;
     const uint32_t groups = cut_strips(c, (uint32_t)x->dim[1], v, strips.n, 1, &tx, &chunk);
     const dass_k_grid grid = {ceil_div(strips.n, chunk), groups,
-                              b->known ? DASS_K_DWPW(2, at->kh, 1) : DASS_K_DWPW(v, 0, 0)};
+                              (b->known ? DASS_K_DWPW(2, at->kh, 1) : DASS_K_DWPW(v, 0, 0)) | dass__cuda_stored(x)};
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_dwpw_inner_run, "dwpw_inner", grid, sizeof(dass_k_dwpw_inner), &p));
     dass_k_dwpw_inner *a = p;
@@ -256,7 +256,7 @@ static dass_status add_taps(dass_cuda *c, dass_arena *mem, const dass_graph *g, 
     uint32_t tx = 0;
     uint32_t chunk = 0;
     const uint32_t groups = cut_strips(c, s.c, v, s.out.n, units, &tx, &chunk);
-    const dass_k_grid grid = {ceil_div(s.out.n, chunk), groups * units, variant};
+    const dass_k_grid grid = {ceil_div(s.out.n, chunk), groups * units, variant | dass__cuda_stored(x)};
     void *p = NULL;
     DASS_TRY(dass__cuda_add(mem, k, dass_k_dwpw_taps_run, "dwpw_taps", grid, sizeof(dass_k_dwpw_taps), &p));
     dass_k_dwpw_taps *a = p;
