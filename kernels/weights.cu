@@ -3,15 +3,31 @@
 
 #include "common.cuh"
 
-template <int V, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_transpose(K_PARAM P p)
+template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_transpose(K_PARAM P p)
 {
     K_ITEM(p);
+    using T = typename k_stored<(S & K_S_BF16) != 0>::type;
+    const T *const src = k_as<T>(a.src);
+    T *const dst = k_as<T>(a.dst);
     const size_t n = (size_t)a.rows * a.n_i * a.n_j;
     for (size_t k = (size_t)blockIdx.x * K_THREADS + threadIdx.x; k < n; k += (size_t)a.head.gx * K_THREADS) {
         const uint32_t i = (uint32_t)(k % a.n_i);
         const uint32_t j = (uint32_t)(k / a.n_i % a.n_j);
         const size_t o = k / ((size_t)a.n_i * a.n_j);
-        a.dst[k] = a.src[(o * a.n_i + i) * a.n_j + j];
+        dst[k] = src[(o * a.n_i + i) * a.n_j + j];
     }
 }
-K_LAUNCHER(dass_k_transpose_run, dass_k_transpose, k_transpose, K_THREADS)
+
+static k_entry entries[] = {
+    {"dass_k_transpose_run V1 bf16", dass_k_transpose_run, DASS_K_V1 | DASS_K_BF16},
+    {"dass_k_transpose_run", dass_k_transpose_run, DASS_K_V1},
+};
+DASS_K_API int dass_k_transpose_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
+{
+    K_COUNT(entries, g.variant, n);
+    if (g.variant & DASS_K_BF16)
+        K_LAUNCH_PACKS(dass_k_transpose, k_transpose, K_S_BF16 | 1, K_THREADS, items, n, g, stream);
+    else
+        K_LAUNCH_PACKS(dass_k_transpose, k_transpose, 1, K_THREADS, items, n, g, stream);
+    return k_launched();
+}
