@@ -6,6 +6,10 @@
  *     d_x' (IC, M)  = w' (IC, OC) d_y' (OC, M)
  *     d_w' (IC, OC) = x' (IC, M) d_y (M, OC)       d_y' stored, transposed
  *
+ * Factors in bf16 are multiplied exactly and summed in fp32, whatever run.precision is, and the sum is rounded once.
+ * The library adds a bias of D's type only; so where a bias of fp32 meets a D in bf16, D is made in fp32 in scratch,
+ * bias and activation included, and a cast rounds it. Nothing large has a bias: it is the classifier's.
+ *
  * The algorithm is the heuristic's first, chosen in prepare, with the node's own scratch; run neither allocates nor
  * decides. Invariant: the same shapes give the same bits, because sums that are split over K may only be joined in the
  * scratch and in order.
@@ -15,14 +19,16 @@
 
 #include "cuda.h"
 #include "dass/mem.h"
+#include "kernels/flat.h"
 
 typedef struct blas_options {
-    cublasComputeType_t compute;
-    uint64_t max_ws; /* bytes of scratch for one product, at most */
+    cublasComputeType_t compute; /* of factors in fp32 */
+    uint64_t max_ws;             /* bytes of scratch for one product, at most */
 } blas_options;
 
-static const cublasComputeType_t compute_of[DASS_N_PRECISIONS] = {
-    [DASS_PRECISION_FP32] = CUBLAS_COMPUTE_32F, [DASS_PRECISION_TF32] = CUBLAS_COMPUTE_32F_FAST_TF32};
+static const cublasComputeType_t compute_of[DASS_N_PRECISIONS] = {[DASS_PRECISION_FP32] = CUBLAS_COMPUTE_32F,
+                                                                  [DASS_PRECISION_TF32] = CUBLAS_COMPUTE_32F_FAST_TF32,
+                                                                  [DASS_PRECISION_BF16] = CUBLAS_COMPUTE_32F};
 
 typedef struct blas {
     cublasLtHandle_t handle;
@@ -37,6 +43,7 @@ typedef struct product {
     const void *a, *b;
     void *d, *ws;
     size_t ws_bytes;
+    size_t wide_bytes; /* of a D in fp32 that lies in front of the scratch; 0: D is the output */
 } product;
 
 /* What a product is made of, in cuBLASLt's column-major terms: D (m, n), sum over k. bias may be NULL. */
@@ -45,6 +52,7 @@ typedef struct recipe {
     cublasOperation_t op_a, op_b;
     const dass_value *a, *b, *d, *bias;
     bool relu; /* D = max(that, 0) */
+    bool wide; /* D is fp32 in scratch, whatever d is */
     const char *name;
 } recipe;
 
@@ -109,13 +117,24 @@ static void product_free(product *p)
  * 256. */
 static uint32_t alignment_of(const dass_value *v)
 {
-    const uint64_t at = v->buf == 0 ? 0 : (uint64_t)v->offset * sizeof(float);
+    const uint64_t at = v->buf == 0 ? 0 : (uint64_t)v->offset * dass_dtype_bytes(v->dtype);
     return at % 256 == 0 ? 256 : (uint32_t)(at & -at);
+}
+
+static cudaDataType_t type_of(const dass_value *v)
+{
+    return v->dtype == DASS_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
 }
 
 static dass_status describe(const blas_options *opt, const recipe *r, product *p)
 {
-    BLAS_TRY(cublasLtMatmulDescCreate(&p->desc, opt->compute, CUDA_R_32F));
+    const cublasComputeType_t compute = r->a->dtype == DASS_BF16 ? CUBLAS_COMPUTE_32F : opt->compute;
+    BLAS_TRY(cublasLtMatmulDescCreate(&p->desc, compute, CUDA_R_32F));
     BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &r->op_a, sizeof r->op_a));
     BLAS_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &r->op_b, sizeof r->op_b));
     if (r->bias != NULL || r->relu) {
@@ -131,9 +150,10 @@ static dass_status describe(const blas_options *opt, const recipe *r, product *p
     }
     const uint64_t a_rows = r->op_a == CUBLAS_OP_N ? r->m : r->k;
     const uint64_t b_rows = r->op_b == CUBLAS_OP_N ? r->k : r->n;
-    BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_a, CUDA_R_32F, a_rows, r->m * r->k / a_rows, (int64_t)a_rows));
-    BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_b, CUDA_R_32F, b_rows, r->k * r->n / b_rows, (int64_t)b_rows));
-    BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_d, CUDA_R_32F, r->m, r->n, (int64_t)r->m));
+    const cudaDataType_t type_d = r->wide ? CUDA_R_32F : type_of(r->d);
+    BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_a, type_of(r->a), a_rows, r->m * r->k / a_rows, (int64_t)a_rows));
+    BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_b, type_of(r->b), b_rows, r->k * r->n / b_rows, (int64_t)b_rows));
+    BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_d, type_d, r->m, r->n, (int64_t)r->m));
     return DASS_OK;
 }
 
@@ -143,7 +163,7 @@ static dass_status set_preference(cublasLtMatmulPreference_t pref, const blas_op
     const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const uint32_t align_a = alignment_of(r->a);
     const uint32_t align_b = alignment_of(r->b);
-    const uint32_t align_d = alignment_of(r->d);
+    const uint32_t align_d = r->wide ? 256 : alignment_of(r->d);
 #define PREF(attr, value) \
     BLAS_TRY(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_##attr, &(value), sizeof(value)))
     PREF(MAX_WORKSPACE_BYTES, opt->max_ws);
@@ -208,7 +228,8 @@ static dass_status add_product(dass_cuda *c, dass_arena *mem, const recipe *r, d
     DASS_TRY_TO(choose(b, r, p), st, fail);
     DASS_TRY_TO(dass__cuda_add_call(k, r->name, run_product, p), st, fail);
     dass__cuda_impl_of(k)->own = p;
-    k->ws_bytes = p->ws_bytes;
+    p->wide_bytes = r->wide ? aligned(r->m * r->n * sizeof(float)) : 0;
+    k->ws_bytes = p->wide_bytes + p->ws_bytes;
     return DASS_OK;
 fail:
     product_free(p);
@@ -221,6 +242,18 @@ static void drop_product(dass_cuda *c, dass__cuda_impl *impl)
     if (impl->own != NULL)
         product_free(impl->own);
     impl->own = NULL;
+}
+
+/* Round the D that was made in scratch into y. */
+static dass_status add_cast(dass_cuda *c, dass_arena *mem, const dass_value *y, dass_kernel *k)
+{
+    const uint32_t v = (dass__cuda_vec4(y, 0) ? DASS_K_V4 : DASS_K_V1) | DASS_K_BF16;
+    const uint64_t count = (uint64_t)dass_value_count(y);
+    void *a = NULL;
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_cast_run, "cast",
+                            dass__cuda_flat_grid(c, (count + 3) / dass__cuda_width(v), v), sizeof(dass_k_cast), &a));
+    ((dass_k_cast *)a)->n = (size_t)count;
+    return DASS_OK;
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
@@ -247,8 +280,11 @@ static dass_status prepare_forward(dass_cuda *c, dass_arena *mem, const dass_gra
                       .d = y,
                       .bias = dass_node_in(g, n)[2] ? dass__cuda_in(g, n, 2) : NULL,
                       .relu = g->nodes[n].attr.conv.act == DASS_ACT_RELU,
+                      .wide = dass_node_in(g, n)[2] != 0 && y->dtype == DASS_BF16,
                       .name = "pointwise"};
     DASS_TRY(add_product(c, mem, &r, k));
+    if (r.wide)
+        DASS_TRY(add_cast(c, mem, y, k));
     return r.relu ? DASS_OK : dass__cuda_add_act(c, mem, g, n, k);
 }
 
@@ -261,6 +297,13 @@ static dass_status bind_forward(dass_cuda *c, const dass_graph *g, dass_node n, 
     p->b = args[0];
     p->d = args[3];
     p->ws = ws;
+    if (p->wide_bytes > 0) {
+        dass_k_cast *a = dass__cuda_args(impl, 1);
+        p->d = ws;
+        p->ws = (unsigned char *)ws + p->wide_bytes;
+        a->x = p->d;
+        a->y = args[3];
+    }
     if (g->nodes[n].attr.conv.act != DASS_ACT_RELU)
         dass__cuda_bind_act(g, n, impl, args[3]);
     if (args[2] != NULL)

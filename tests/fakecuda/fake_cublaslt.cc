@@ -1,7 +1,8 @@
-/* A double of cuBLASLt: exactly the calls of src/cuda/cuda_blas.c, products as plain loops summed in double. What the
- * library leaves to its caller is checked and said as a fault: layouts that do not fit the product, operands outside of
- * device memory or less aligned than the heuristic was promised, an algorithm of another problem, too little scratch,
- * reductions whose order is not fixed, descriptors that were not destroyed or are used after.
+/* A double of cuBLASLt: exactly the calls of src/cuda/cuda_blas.c, products as plain loops summed in double; the sum is
+ * rounded to float, as the library keeps it, and to D's type. What the library leaves to its caller is checked and said
+ * as a fault: layouts that do not fit the product, types that it has no product of, operands outside of device memory
+ * or less aligned than the heuristic was promised, an algorithm of another problem, too little scratch, reductions
+ * whose order is not fixed, descriptors that were not destroyed or are used after.
  *
  * A product over more than `split_from` terms asks for scratch and does its sum in two parts there, as a real one may.
  */
@@ -21,6 +22,11 @@ constexpr uint64_t split_from = 40;
 enum kind { handle_kind = 1, desc_kind, layout_kind, preference_kind };
 const char *const kind_name[] = {"", "handle", "operation descriptor", "layout", "preference"};
 
+uint32_t bytes_of(cudaDataType_t type)
+{
+    return type == CUDA_R_16BF ? 2 : 4;
+}
+
 struct desc_state {
     cublasComputeType_t compute;
     int32_t op[2] = {CUBLAS_OP_N, CUBLAS_OP_N};
@@ -30,9 +36,10 @@ struct desc_state {
 struct layout_state {
     uint64_t rows, cols;
     int64_t ld;
-    uint64_t floats() const
+    cudaDataType_t type;
+    uint64_t bytes() const
     {
-        return (uint64_t)ld * (cols - 1) + rows;
+        return ((uint64_t)ld * (cols - 1) + rows) * bytes_of(type);
     }
 };
 struct preference_state {
@@ -44,6 +51,7 @@ struct problem {
     uint64_t m, n, k;
     int32_t op[2];
     uint32_t epilogue;
+    cudaDataType_t type[3]; /* A, B, C and D */
     bool bias() const
     {
         return epilogue & CUBLASLT_EPILOGUE_BIAS;
@@ -55,7 +63,7 @@ struct problem {
 };
 struct algo_state { /* what lies in a cublasLtMatmulAlgo_t */
     uint64_t m, n, k, ws;
-    uint16_t op[2], align[4], epilogue, bias_align;
+    uint16_t op[2], align[4], type[3], epilogue, bias_align;
     uint32_t magic;
 };
 static_assert(sizeof(algo_state) <= sizeof(cublasLtMatmulAlgo_t), "an algorithm is 64 bytes");
@@ -117,6 +125,20 @@ const layout_state &layout_of(cublasLtMatrixLayout_t l)
     return *reinterpret_cast<const layout_state *>(l);
 }
 
+/* The rows of the documentation's table of types that are used here: fp32 throughout, or factors in bf16 and D in bf16
+ * or fp32; C is of D's type, and so is a bias (CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE cannot say otherwise for these). */
+bool types_exist(cublasComputeType_t compute, const cudaDataType_t *type, cudaDataType_t c)
+{
+    const bool narrow = type[0] == CUDA_R_16BF && type[1] == CUDA_R_16BF && compute == CUBLAS_COMPUTE_32F;
+    const bool single = type[0] == CUDA_R_32F && type[1] == CUDA_R_32F && type[2] == CUDA_R_32F &&
+                        (compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32);
+    if (c == type[2] && (narrow || single))
+        return true;
+    fake_fault("cuBLASLt: no product of types %d, %d, %d to %d, computed as %d", (int)type[0], (int)type[1], (int)c,
+               (int)type[2], (int)compute);
+    return false;
+}
+
 /* m, n, k of a product whose descriptors fit each other. */
 bool problem_of(const void *handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                 cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, problem *out)
@@ -131,7 +153,9 @@ bool problem_of(const void *handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLay
     const layout_state &ld = layout_of(d);
     const bool na = s.op[0] == CUBLAS_OP_N;
     const bool nb = s.op[1] == CUBLAS_OP_N;
-    *out = {ld.rows, ld.cols, na ? la.cols : la.rows, {s.op[0], s.op[1]}, s.epilogue};
+    *out = {ld.rows, ld.cols, na ? la.cols : la.rows, {s.op[0], s.op[1]}, s.epilogue, {la.type, lb.type, ld.type}};
+    if (!types_exist(s.compute, out->type, lc.type))
+        return false;
     if (s.epilogue != CUBLASLT_EPILOGUE_DEFAULT && s.epilogue != CUBLASLT_EPILOGUE_BIAS &&
         s.epilogue != CUBLASLT_EPILOGUE_RELU && s.epilogue != CUBLASLT_EPILOGUE_RELU_BIAS) {
         fake_fault("cuBLASLt: the double does not know epilogue %u", s.epilogue);
@@ -148,13 +172,17 @@ bool problem_of(const void *handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLay
 bool same(const algo_state &g, const problem &p)
 {
     return g.magic == magic && g.m == p.m && g.n == p.n && g.k == p.k && g.op[0] == p.op[0] && g.op[1] == p.op[1] &&
-           g.epilogue == p.epilogue;
+           g.epilogue == p.epilogue && g.type[0] == p.type[0] && g.type[1] == p.type[1] && g.type[2] == p.type[2];
 }
 
-bool operand(const char *name, const void *p, uint64_t floats, uint32_t promised)
+bool operand(const char *name, const void *p, uint64_t bytes, uint32_t promised, cudaDataType_t type)
 {
-    if (!fake_cuda_inside(p, floats * sizeof(float))) {
-        fake_fault("cuBLASLt: %s, %lu floats, is not in device memory", name, floats);
+    if (!fake_cuda_inside(p, bytes)) {
+        fake_fault("cuBLASLt: %s, %lu bytes, is not in device memory", name, bytes);
+        return false;
+    }
+    if (promised < bytes_of(type)) {
+        fake_fault("cuBLASLt: %s was promised to be aligned to %u bytes, less than an element", name, promised);
         return false;
     }
     if (alignment(p) < promised) {
@@ -173,8 +201,9 @@ bool overlap(const void *p, uint64_t n, const void *q, uint64_t m)
 
 struct work {
     problem p;
-    const float *a, *b, *bias;
-    float *d, *ws;
+    const void *a, *b, *bias;
+    void *d;
+    float *ws;
     int64_t lda, ldb, ldd;
     bool split, tf32;
 };
@@ -188,8 +217,33 @@ float rounded_to_tf32(float x)
     std::memcpy(&x, &u, sizeof x);
     return x;
 }
-double factor(const work &w, float x)
+
+float load(const void *p, uint64_t i, cudaDataType_t type)
 {
+    float x;
+    if (type == CUDA_R_16BF) {
+        const uint32_t u = (uint32_t) static_cast<const uint16_t *>(p)[i] << 16;
+        std::memcpy(&x, &u, sizeof x);
+    } else {
+        x = static_cast<const float *>(p)[i];
+    }
+    return x;
+}
+/* To nearest, ties to even; a NaN stays one. */
+void store(void *p, uint64_t i, cudaDataType_t type, float x)
+{
+    uint32_t u;
+    std::memcpy(&u, &x, sizeof u);
+    if (type != CUDA_R_16BF)
+        static_cast<float *>(p)[i] = x;
+    else if (x != x)
+        static_cast<uint16_t *>(p)[i] = 0x7fff;
+    else
+        static_cast<uint16_t *>(p)[i] = (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+double factor(const work &w, const void *p, uint64_t i, cudaDataType_t type)
+{
+    const float x = load(p, i, type);
     return (double)(w.tf32 ? rounded_to_tf32(x) : x);
 }
 
@@ -199,7 +253,7 @@ double sum_of(const work &w, uint64_t i, uint64_t j, uint64_t from, uint64_t to)
     for (uint64_t k = from; k < to; k++) {
         const uint64_t at_a = w.p.op[0] == CUBLAS_OP_N ? i + k * (uint64_t)w.lda : k + i * (uint64_t)w.lda;
         const uint64_t at_b = w.p.op[1] == CUBLAS_OP_N ? k + j * (uint64_t)w.ldb : j + k * (uint64_t)w.ldb;
-        s += factor(w, w.a[at_a]) * factor(w, w.b[at_b]);
+        s += factor(w, w.a, at_a, w.p.type[0]) * factor(w, w.b, at_b, w.p.type[1]);
     }
     return s;
 }
@@ -219,8 +273,8 @@ void multiply(const work &w)
                 s = (double)w.ws[i * w.p.n + j] + (double)w.ws[(w.p.m + i) * w.p.n + j];
             else
                 s = sum_of(w, i, j, 0, w.p.k);
-            s += w.bias != nullptr ? (double)w.bias[i] : 0.0;
-            w.d[i + j * (uint64_t)w.ldd] = (float)(w.p.relu() && s < 0.0 ? 0.0 : s);
+            s += w.bias != nullptr ? (double)load(w.bias, i, w.p.type[2]) : 0.0;
+            store(w.d, i + j * (uint64_t)w.ldd, w.p.type[2], (float)(w.p.relu() && s < 0.0 ? 0.0 : s));
         }
 }
 } // namespace
@@ -293,11 +347,11 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *out, cudaDataType type, uint64_t rows, uint64_t cols,
                                           int64_t ld)
 {
-    if (type != CUDA_R_32F || rows == 0 || cols == 0 || ld < (int64_t)rows) {
+    if ((type != CUDA_R_32F && type != CUDA_R_16BF) || rows == 0 || cols == 0 || ld < (int64_t)rows) {
         fake_fault("cuBLASLt: layout (%lu, %lu), leading dimension %ld, type %d", rows, cols, ld, (int)type);
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    return make(out, new layout_state{rows, cols, ld}, layout_kind);
+    return make(out, new layout_state{rows, cols, ld, type}, layout_kind);
 }
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
 {
@@ -352,8 +406,6 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const preference_state &want = *reinterpret_cast<const preference_state *>(pref);
     if (want.schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE)
         fake_fault("cuBLASLt: a reduction in place is allowed; its order is not fixed");
-    if (s.compute != CUBLAS_COMPUTE_32F && s.compute != CUBLAS_COMPUTE_32F_FAST_TF32)
-        return CUBLAS_STATUS_NOT_SUPPORTED;
     const uint64_t ws = 2 * p.m * p.n * sizeof(float);
     const bool split = p.k > split_from && ws <= want.max_ws && (want.schemes & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
     algo_state g = {};
@@ -365,6 +417,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         g.op[i] = (uint16_t)p.op[i];
     for (int i = 0; i < 4; i++)
         g.align[i] = (uint16_t)want.align[i];
+    for (int i = 0; i < 3; i++)
+        g.type[i] = (uint16_t)p.type[i];
     g.epilogue = (uint16_t)p.epilogue;
     g.bias_align = (uint16_t)alignment(s.bias);
     g.magic = magic;
@@ -396,13 +450,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         fake_fault("cuBLASLt: the double knows D = A B only");
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
-    const uint64_t n_a = layout_of(la).floats();
-    const uint64_t n_b = layout_of(lb).floats();
-    const uint64_t n_d = layout_of(ld).floats();
-    if (!operand("A", a, n_a, g.align[0]) || !operand("B", b, n_b, g.align[1]) || !operand("D", d, n_d, g.align[3]) ||
-        (p.bias() && !operand("the bias", s.bias, p.m, g.bias_align)))
+    const uint64_t n_a = layout_of(la).bytes();
+    const uint64_t n_b = layout_of(lb).bytes();
+    const uint64_t n_d = layout_of(ld).bytes();
+    if (!operand("A", a, n_a, g.align[0], p.type[0]) || !operand("B", b, n_b, g.align[1], p.type[1]) ||
+        !operand("D", d, n_d, g.align[3], p.type[2]) ||
+        (p.bias() && !operand("the bias", s.bias, p.m * bytes_of(p.type[2]), g.bias_align, p.type[2])))
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (overlap(d, 4 * n_d, a, 4 * n_a) || overlap(d, 4 * n_d, b, 4 * n_b)) {
+    if (overlap(d, n_d, a, n_a) || overlap(d, n_d, b, n_b)) {
         fake_fault("cuBLASLt: D overlaps an operand");
         return CUBLAS_STATUS_INVALID_VALUE;
     }
@@ -411,15 +466,15 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     if (ws_bytes > 0 &&
-        (overlap(ws, ws_bytes, d, 4 * n_d) || overlap(ws, ws_bytes, a, 4 * n_a) || overlap(ws, ws_bytes, b, 4 * n_b))) {
+        (overlap(ws, ws_bytes, d, n_d) || overlap(ws, ws_bytes, a, n_a) || overlap(ws, ws_bytes, b, n_b))) {
         fake_fault("cuBLASLt: the scratch overlaps an operand");
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     const work w = {p,
-                    static_cast<const float *>(a),
-                    static_cast<const float *>(b),
-                    p.bias() ? static_cast<const float *>(s.bias) : nullptr,
-                    static_cast<float *>(d),
+                    a,
+                    b,
+                    p.bias() ? s.bias : nullptr,
+                    d,
                     static_cast<float *>(ws),
                     layout_of(la).ld,
                     layout_of(lb).ld,
