@@ -196,6 +196,11 @@ dass_status dass__dnn_plan_make(dass__dnn *d, const dass__dnn_conv *c, dass__dnn
 {
     *out = NULL;
     DASS_TRY(dass__dnn_conv_check(c));
+    char text[DASS__DNN_TEXT];
+    if (!dass__dnn_conv_exists(c))
+        return DASS_FAIL(DASS_UNSUPPORTED,
+                         "cuDNN sums '%s' in bf16 or not at all; widen its inputs and plan it in fp32",
+                         dass__dnn_conv_text(c, text, sizeof text));
     void *block = NULL;
     DASS_TRY(dass_mem_alloc(sizeof(dass__dnn_plan), "cuDNN plan", &block));
     dass__dnn_plan *const p = block;

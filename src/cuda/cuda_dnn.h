@@ -18,9 +18,10 @@ typedef struct dass__dnn_plan dass__dnn_plan;
 typedef enum dass__dnn_kind { DASS__DNN_FORWARD, DASS__DNN_DATA, DASS__DNN_WEIGHTS } dass__dnn_kind;
 #define DASS__DNN_KINDS 3
 
-/* What may happen to the numbers. FP32: nothing beyond the rounding of single precision (see cuda_dnn.c). TF32: tensors
- * are fp32, products may round their factors to 10 bits of mantissa, Winograd and FFT are allowed. BF16: x, w, y (and
- * their gradients) are bf16 in memory, the bias is fp32, sums are fp32. */
+/* What the tensors are and what may happen to the numbers. FP32: tensors are fp32, and nothing happens beyond the
+ * rounding of single precision (see cuda_dnn_engine.c). TF32: tensors are fp32, products may round their factors to 10
+ * bits of mantissa, Winograd and FFT are allowed. BF16: x, w, y and the gradients of x and y are bf16 in memory, the
+ * bias and the gradient of w are fp32; products and sums are as with FP32, and what is stored is rounded once. */
 typedef enum dass__dnn_math { DASS__DNN_FP32, DASS__DNN_TF32, DASS__DNN_BF16 } dass__dnn_math;
 #define DASS__DNN_MATHS 3
 
@@ -35,6 +36,11 @@ typedef struct dass__dnn_conv {
     bool bias;                        /* FORWARD only: one fp32 number per output channel is added */
     dass_act act;                     /* FORWARD only: applied last */
 } dass__dnn_conv;
+
+/* Can it be planned in its math? All can but BF16 gradients of weights: the engines that sum them in fp32 take groups =
+ * 1 and channels by fours (by twos they are compiled for a quarter of a minute, and are slow). For the others plan_make
+ * returns DASS_UNSUPPORTED; widen x and dy, in which nothing is lost, and plan in FP32. */
+bool dass__dnn_conv_exists(const dass__dnn_conv *c);
 
 typedef struct dass__dnn_options {
     size_t ws_limit;         /* bytes of workspace that a plan may want; 0 = 256 MiB */
@@ -62,8 +68,9 @@ const char *dass__dnn_conv_text(const dass__dnn_conv *c, char *buf, size_t n);
 
 /* The first plan that cuDNN's heuristics propose, that passes the filters of math and options and that finalises; or
  * the one of the cache. Takes milliseconds, or seconds where the engine is compiled for the shape. Free with
- * dass__dnn_plan_free. Errors: DASS_ARG for an impossible description; DASS_UNSUPPORTED when nothing is left, with the
- * description, how many candidates each filter dropped and cuDNN's last error. */
+ * dass__dnn_plan_free. Errors: DASS_ARG for an impossible description; DASS_UNSUPPORTED where dass__dnn_conv_exists
+ * says no, and when nothing is left, with the description, how many candidates each filter dropped and cuDNN's last
+ * error. */
 dass_status dass__dnn_plan_make(dass__dnn *dnn, const dass__dnn_conv *c, dass__dnn_plan **out);
 void dass__dnn_plan_free(dass__dnn_plan *plan); /* NULL is fine */
 /* Bytes of workspace that bind wants. */

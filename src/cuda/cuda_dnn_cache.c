@@ -28,8 +28,9 @@ unsigned long long dass__dnn_cache_key(const dass__dnn *d, const dass__dnn_conv 
 {
     char conv[DASS__DNN_TEXT], rest[128];
     (void)dass__dnn_conv_text(c, conv, sizeof conv);
-    (void)snprintf(rest, sizeof rest, "cudnn=%zu ws=%zu deterministic=%d", cudnnGetVersion(), d->ws_limit,
-                   d->deterministic);
+    (void)snprintf(rest, sizeof rest, "cudnn=%zu ws=%zu deterministic=%d x=%d w=%d y=%d", cudnnGetVersion(),
+                   d->ws_limit, d->deterministic, (int)dass__dnn_type(c, DASS__DNN_X),
+                   (int)dass__dnn_type(c, DASS__DNN_W), (int)dass__dnn_type(c, DASS__DNN_Y));
     XXH64_state_t s;
     (void)XXH64_reset(&s, 0);
     const char *const part[] = {conv, d->device_json, rest};

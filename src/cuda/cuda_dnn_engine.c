@@ -13,11 +13,13 @@
 /* What a mode of math forbids. Inputs cast to half lose their range and sums kept in half lose everything: never
  * wanted. Strict fp32 promises what our own kernels promise, agreement with a double-precision sum to 1e-5 of the
  * tensor's size: tensor cores round fp32 factors to TF32 (1e-3), and Winograd's and FFT's transforms add and subtract
- * numbers much larger than the result (Winograd 4x4 reaches 1e-4), so none of them can keep it. */
+ * numbers much larger than the result (Winograd 4x4 reaches 1e-4), so none of them can keep it. BF16 promises as much
+ * of what is rounded last: tensor cores multiply bf16 exactly and may do it, the transforms may not. */
 static unsigned forbidden(dass__dnn_math math)
 {
     const unsigned never = NOTE(DOWN_CONVERT_INPUTS) | NOTE(REDUCED_PRECISION_REDUCTION);
-    return math == DASS__DNN_FP32 ? never | NOTE(TENSOR_CORE) | NOTE(FFT) | WINOGRAD : never;
+    const unsigned transforms = NOTE(FFT) | WINOGRAD;
+    return never | (math != DASS__DNN_TF32 ? transforms : 0) | (math == DASS__DNN_FP32 ? NOTE(TENSOR_CORE) : 0);
 }
 
 static dass_status read_engine(descriptor e, dass__dnn_engine *out)

@@ -71,9 +71,21 @@ dass_status dass__dnn_conv_check(const dass__dnn_conv *c)
     return DASS_OK;
 }
 
+bool dass__dnn_conv_exists(const dass__dnn_conv *c)
+{
+    return c->math != DASS__DNN_BF16 || c->kind != DASS__DNN_WEIGHTS ||
+           (c->groups == 1 && c->ic % 4 == 0 && c->oc % 4 == 0);
+}
+
 /* ---- the operation graph ----------------------------------------------------------------------------------------- */
 
 enum { UID_CONV = DASS__DNN_BIAS + 1, UID_SUM }; /* what lives inside the plan only */
+
+cudnnDataType_t dass__dnn_type(const dass__dnn_conv *c, int64_t uid)
+{
+    const bool sums = uid == DASS__DNN_BIAS || (uid == DASS__DNN_W && c->kind == DASS__DNN_WEIGHTS);
+    return c->math == DASS__DNN_BF16 && !sums && uid < UID_CONV ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+}
 
 /* A descriptor that the plan keeps. */
 static dass_status make(dass__dnn_plan *p, cudnnBackendDescriptorType_t type, descriptor *out)
@@ -84,8 +96,9 @@ static dass_status make(dass__dnn_plan *p, cudnnBackendDescriptorType_t type, de
     return DASS_OK;
 }
 
-static dass_status make_tensor(dass__dnn_plan *p, int64_t uid, dims t, cudnnDataType_t type, descriptor *out)
+static dass_status make_tensor(dass__dnn_plan *p, int64_t uid, dims t, descriptor *out)
 {
+    const cudnnDataType_t type = dass__dnn_type(&p->c, uid);
     const int64_t stride[4] = {t.d[1] * t.d[2] * t.d[3], 1, t.d[1] * t.d[3], t.d[1]};
     const int64_t align = uid == DASS__DNN_BIAS ? DASS__DNN_BIAS_ALIGN : DASS__DNN_ALIGN;
     const bool inside = uid >= UID_CONV;
@@ -165,7 +178,9 @@ static dass_status make_conv(dass__dnn_plan *p, descriptor x, descriptor w, desc
 /* y = x + b when there is a b, else y = act(x). */
 static dass_status make_pointwise(dass__dnn_plan *p, descriptor x, descriptor b, descriptor y, descriptor *out)
 {
-    const cudnnPointwiseMode_t mode = b != NULL ? CUDNN_POINTWISE_ADD : CUDNN_POINTWISE_RELU_FWD;
+    const cudnnPointwiseMode_t mode = b != NULL                   ? CUDNN_POINTWISE_ADD
+                                      : p->c.act == DASS_ACT_NONE ? CUDNN_POINTWISE_IDENTITY
+                                                                  : CUDNN_POINTWISE_RELU_FWD;
     const cudnnDataType_t type = CUDNN_DATA_FLOAT;
     descriptor what = NULL;
     DASS_TRY(make(p, CUDNN_BACKEND_POINTWISE_DESCRIPTOR, &what));
@@ -186,25 +201,31 @@ static dass_status make_pointwise(dass__dnn_plan *p, descriptor x, descriptor b,
     return DASS_OK;
 }
 
-/* conv -> add bias -> activation, whichever of the last two there are; what lies between is fp32. */
+/* conv -> add bias -> activation, whichever of the last two there are; what lies between is fp32. No engine takes bf16
+ * and returns fp32 gradients of weights as such; with an identity behind the convolution the compiled engines do. */
 dass_status dass__dnn_graph(dass__dnn_plan *p, descriptor *out)
 {
     const dass__dnn_conv *const c = &p->c;
-    const cudnnDataType_t type = c->math == DASS__DNN_BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+    const bool identity = c->math == DASS__DNN_BF16 && c->kind == DASS__DNN_WEIGHTS;
     const bool act = c->act != DASS_ACT_NONE;
-    descriptor op[3], x, w, y, b = NULL, conv = NULL, sum = NULL;
+    descriptor op[3], x, w, y, b = NULL, conv = NULL, sum = NULL, d_w = NULL;
     int n = 0;
-    DASS_TRY(make_tensor(p, DASS__DNN_X, dims_x(c), type, &x));
-    DASS_TRY(make_tensor(p, DASS__DNN_W, dims_w(c), type, &w));
-    DASS_TRY(make_tensor(p, DASS__DNN_Y, dims_y(c), type, &y));
+    DASS_TRY(make_tensor(p, DASS__DNN_X, dims_x(c), &x));
+    DASS_TRY(make_tensor(p, DASS__DNN_W, dims_w(c), &w));
+    DASS_TRY(make_tensor(p, DASS__DNN_Y, dims_y(c), &y));
     conv = sum = y;
+    d_w = w;
     if (c->bias && act)
-        DASS_TRY(make_tensor(p, UID_SUM, dims_y(c), CUDNN_DATA_FLOAT, &sum));
+        DASS_TRY(make_tensor(p, UID_SUM, dims_y(c), &sum));
     if (c->bias || act)
-        DASS_TRY(make_tensor(p, UID_CONV, dims_y(c), CUDNN_DATA_FLOAT, &conv));
-    DASS_TRY(make_conv(p, x, w, conv, &op[n++]));
+        DASS_TRY(make_tensor(p, UID_CONV, dims_y(c), &conv));
+    if (identity)
+        DASS_TRY(make_tensor(p, UID_CONV, dims_w(c), &d_w));
+    DASS_TRY(make_conv(p, x, d_w, conv, &op[n++]));
+    if (identity)
+        DASS_TRY(make_pointwise(p, d_w, NULL, w, &op[n++]));
     if (c->bias) {
-        DASS_TRY(make_tensor(p, DASS__DNN_BIAS, (dims){{1, c->oc, 1, 1}}, CUDNN_DATA_FLOAT, &b));
+        DASS_TRY(make_tensor(p, DASS__DNN_BIAS, (dims){{1, c->oc, 1, 1}}, &b));
         DASS_TRY(make_pointwise(p, conv, b, sum, &op[n++]));
     }
     if (act)

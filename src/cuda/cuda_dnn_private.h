@@ -59,6 +59,8 @@ enum { DASS__DNN_X = 1, DASS__DNN_W, DASS__DNN_Y, DASS__DNN_BIAS }; /* unique id
 
 /* DASS_ARG unless every size is positive and countable and the combination exists. */
 dass_status dass__dnn_conv_check(const dass__dnn_conv *c);
+/* The type of a tensor of the plan, by its id. */
+cudnnDataType_t dass__dnn_type(const dass__dnn_conv *c, int64_t uid);
 /* The finalised operation graph of p->c, owned by the plan like everything below it. */
 dass_status dass__dnn_graph(dass__dnn_plan *p, descriptor *out);
 
