@@ -2,7 +2,9 @@
  *
  * cuDNN wants filters as OHWI and its tensors on 16-byte boundaries; parameters are OIHW, and lie in their flat buffer
  * where they happen to lie. So a filter is turned into scratch first (or its gradient out of it), and an activation
- * that lies badly, which happens in tests alone, is copied. Scratch: [filter][x copy][y copy][cuDNN's own].
+ * that lies badly, which happens in tests alone, is copied. Where cuDNN sums no gradient of weights over bf16 (stems:
+ * see dass__dnn_conv_exists), x and d_y are widened into scratch and it is made of fp32: bf16 numbers are fp32 numbers.
+ * Scratch: [filter][x copy][y copy][cuDNN's own].
  */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -11,6 +13,7 @@
 #include "cuda.h"
 #include "cuda_dnn.h"
 #include "dass/mem.h"
+#include "kernels/flat.h"
 #include "kernels/weights.h"
 
 /* A copy between device memories, as a stage. */
@@ -23,6 +26,7 @@ typedef struct copying {
 typedef struct conv_own {
     dass__dnn_plan *plan;
     copying x_copy, y_copy; /* bytes 0: not needed */
+    bool wide;              /* the copies are fp32 of bf16, made by stages 0 and 1 */
     size_t filter_bytes;
     int filter_stage;
 } conv_own;
@@ -111,13 +115,21 @@ static const dass_value *arg(const dass_graph *g, dass_node n, uint32_t i)
     return &g->vals[g->args[g->nodes[n].args + i]];
 }
 
+/* The tensors say whether it is bf16; fp32 tensors of a device opened with bf16 are computed as with fp32. */
+static dass__dnn_math math_of(const dass_cuda *c, const dass_value *x)
+{
+    if (x->dtype == DASS_BF16)
+        return DASS__DNN_BF16;
+    return c->precision == DASS_PRECISION_TF32 ? DASS__DNN_TF32 : DASS__DNN_FP32;
+}
+
 static dass__dnn_conv describe(const dass_cuda *c, const dass_graph *g, dass_node n)
 {
     const places p = places_of(g->nodes[n].op);
     const dass_conv_attr *a = &g->nodes[n].attr.conv;
     const dass_value *x = arg(g, n, p.x);
     return (dass__dnn_conv){.kind = p.kind,
-                            .math = c->precision == DASS_PRECISION_TF32 ? DASS__DNN_TF32 : DASS__DNN_FP32,
+                            .math = math_of(c, x),
                             .n = x->dim[0],
                             .ic = x->dim[1],
                             .ih = x->dim[2],
@@ -134,7 +146,7 @@ static dass__dnn_conv describe(const dass_cuda *c, const dass_graph *g, dass_nod
 
 static bool lies_well(const dass_value *v)
 {
-    return v->buf == 0 || v->offset % 4 == 0;
+    return v->buf == 0 || (size_t)v->offset * dass_dtype_bytes(v->dtype) % 16 == 0;
 }
 
 /* ---- stages ------------------------------------------------------------------------------------------------------ */
@@ -152,43 +164,82 @@ static dass_status call_plan(dass_cuda *c, void *object)
 }
 
 static dass_status add_transpose(dass_cuda *c, dass_arena *mem, dass_kernel *k, conv_own *own, const dass__dnn_conv *d,
-                                 bool back)
+                                 uint32_t stored)
 {
+    const bool back = d->kind == DASS__DNN_WEIGHTS;
     const uint32_t n_i = (uint32_t)(d->ic / d->groups);
     const uint32_t n_j = (uint32_t)(d->kh * d->kw);
     const uint64_t n = (uint64_t)d->oc * n_i * n_j;
     void *p = NULL;
     own->filter_stage = (int)dass__cuda_impl_of(k)->n_stages;
-    DASS_TRY(dass__cuda_add(mem, k, dass_k_transpose_run, "transpose", dass__cuda_flat_grid(c, n, DASS_K_V1),
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_transpose_run, "transpose", dass__cuda_flat_grid(c, n, DASS_K_V1 | stored),
                             sizeof(dass_k_transpose), &p));
     dass_k_transpose *a = p;
     *a = (dass_k_transpose){.head = a->head, .rows = (uint32_t)d->oc, .n_i = back ? n_j : n_i, .n_j = back ? n_i : n_j};
     return DASS_OK;
 }
 
+/* v, in bf16, as fp32 in scratch. */
+static dass_status add_widening(dass_cuda *c, dass_arena *mem, const dass_value *v, dass_kernel *k, copying *to)
+{
+    const uint32_t variant = dass__cuda_vec4(v, 0) ? DASS_K_V4 : DASS_K_V1;
+    const uint64_t count = (uint64_t)dass_value_count(v);
+    void *p = NULL;
+    to->bytes = count * sizeof(float);
+    DASS_TRY(dass__cuda_add(mem, k, dass_k_cast_run, "widen",
+                            dass__cuda_flat_grid(c, (count + 3) / dass__cuda_width(variant), variant),
+                            sizeof(dass_k_cast), &p));
+    ((dass_k_cast *)p)->n = (size_t)count;
+    return DASS_OK;
+}
+
+static void bind_widening(const dass__cuda_impl *impl, uint32_t stage, const copying *k)
+{
+    dass_k_cast *a = dass__cuda_args(impl, stage);
+    a->x = k->src;
+    a->y = k->dst;
+}
+
+static dass_status plan_conv(dass_cuda *c, dass__dnn_conv *d, conv_own *own)
+{
+    const dass_status st = dass__dnn_plan_make(c->dnn, d, &own->plan);
+    if (st != DASS_UNSUPPORTED || d->kind != DASS__DNN_WEIGHTS || d->math != DASS__DNN_BF16)
+        return st;
+    dass_error_clear();
+    own->wide = true;
+    d->math = DASS__DNN_FP32;
+    return dass__dnn_plan_make(c->dnn, d, &own->plan);
+}
+
 static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const places p = places_of(g->nodes[n].op);
-    const dass__dnn_conv d = describe(c, g, n);
+    dass__dnn_conv d = describe(c, g, n);
     const dass_value *x = arg(g, n, p.x);
     const dass_value *y = arg(g, n, p.y);
+    const dass_value *w = arg(g, n, p.w);
     DASS_TRY(open_dnn(c, mem));
     conv_own *own = dass_arena_alloc(mem, sizeof *own);
     if (own == NULL)
         return DASS_NOMEM;
     dass__cuda_impl_of(k)->own = own;
-    DASS_TRY(dass__dnn_plan_make(c->dnn, &d, &own->plan));
-    own->filter_bytes = dass_value_bytes(arg(g, n, p.w));
-    own->x_copy.bytes = lies_well(x) ? 0 : dass_value_bytes(x);
-    own->y_copy.bytes = lies_well(y) ? 0 : dass_value_bytes(y);
+    DASS_TRY(plan_conv(c, &d, own));
+    own->filter_bytes = dass_value_bytes(w);
+    if (own->wide) {
+        DASS_TRY(add_widening(c, mem, x, k, &own->x_copy));
+        DASS_TRY(add_widening(c, mem, y, k, &own->y_copy));
+    } else {
+        own->x_copy.bytes = lies_well(x) ? 0 : dass_value_bytes(x);
+        own->y_copy.bytes = lies_well(y) ? 0 : dass_value_bytes(y);
+    }
     k->name = dass_arena_printf(mem, "cuda:%s", dass__dnn_plan_name(own->plan));
     k->ws_bytes = aligned(own->filter_bytes) + aligned(own->x_copy.bytes) + aligned(own->y_copy.bytes) +
                   dass__dnn_plan_ws(own->plan);
     if (d.kind != DASS__DNN_WEIGHTS)
-        DASS_TRY(add_transpose(c, mem, k, own, &d, false));
-    if (own->x_copy.bytes > 0 && d.kind != DASS__DNN_DATA)
+        DASS_TRY(add_transpose(c, mem, k, own, &d, dass__cuda_stored(w)));
+    if (own->x_copy.bytes > 0 && d.kind != DASS__DNN_DATA && !own->wide)
         DASS_TRY(dass__cuda_add_call(k, "copy x", call_copy, &own->x_copy));
-    if (own->y_copy.bytes > 0 && d.kind != DASS__DNN_FORWARD)
+    if (own->y_copy.bytes > 0 && d.kind != DASS__DNN_FORWARD && !own->wide)
         DASS_TRY(dass__cuda_add_call(k, "copy y", call_copy, &own->y_copy));
     DASS_TRY(dass__cuda_add_call(k, "cudnn", call_plan, own));
     if (own->x_copy.bytes > 0 && d.kind == DASS__DNN_DATA)
@@ -196,7 +247,7 @@ static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph 
     if (own->y_copy.bytes > 0 && d.kind == DASS__DNN_FORWARD)
         DASS_TRY(dass__cuda_add_call(k, "copy y", call_copy, &own->y_copy));
     if (d.kind == DASS__DNN_WEIGHTS)
-        DASS_TRY(add_transpose(c, mem, k, own, &d, true));
+        DASS_TRY(add_transpose(c, mem, k, own, &d, dass__cuda_stored(w)));
     if (d.kind == DASS__DNN_FORWARD)
         DASS_TRY(dass__cuda_add_act(c, mem, g, n, k));
     return k->name != NULL ? DASS_OK : DASS_NOMEM;
@@ -226,6 +277,10 @@ static dass_status bind_conv(dass_cuda *c, const dass_graph *g, dass_node n, das
     void *x = staged(&own->x_copy, args[p.x], p.kind == DASS__DNN_DATA, &at);
     void *y = staged(&own->y_copy, args[p.y], p.kind == DASS__DNN_FORWARD, &at);
     void *dnn_ws = dass__dnn_plan_ws(own->plan) > 0 ? at : NULL;
+    if (own->wide) {
+        bind_widening(impl, 0, &own->x_copy);
+        bind_widening(impl, 1, &own->y_copy);
+    }
     dass_k_transpose *t = dass__cuda_args(impl, (uint32_t)own->filter_stage);
     t->src = p.kind == DASS__DNN_WEIGHTS ? filter : args[p.w];
     t->dst = p.kind == DASS__DNN_WEIGHTS ? args[p.w] : filter;
