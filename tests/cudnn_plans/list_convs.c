@@ -1,16 +1,20 @@
-/* Prints every distinct convolution that the shipped networks have, in the text form of src/cuda/cuda_dnn.h: what
- * cudnn_plans.c reads. The graphs are those of the commands, one of each kind of step; a batch is the configuration's.
+/* Prints every distinct convolution that the shipped networks have in fp32 and in bf16, in the text form of
+ * src/cuda/cuda_dnn.h: what cudnn_plans.c reads. The graphs are those of the commands, one of each kind of step; a
+ * batch is the configuration's.
  *
  *     list_convs CONFIG...        from the root of the repository
  *
  * The graphs are not asked which kernel runs a node: depthwise and pointwise convolutions, for which other kernels
- * stand in front of cuDNN, are listed too unless lowering has taken them up.
+ * stand in front of cuDNN, are listed too unless lowering has taken them up. Not so in bf16, whose engines are compiled
+ * for the shape: there it is what cuda_conv.c asks for, and its gradients of weights that are made in fp32 are left
+ * out, being those of the fp32 graphs.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda_dnn.h"
+#include "dass/exec.h"
 #include "dass/net.h"
 
 static char (*lines)[DASS__DNN_TEXT];
@@ -25,6 +29,8 @@ static void fatal(const char *what)
 static void add(const dass__dnn_conv *c)
 {
     char line[DASS__DNN_TEXT];
+    if (!dass__dnn_conv_exists(c))
+        return;
     (void)dass__dnn_conv_text(c, line, sizeof line);
     for (size_t i = 0; i < n_lines; i++)
         if (strcmp(lines[i], line) == 0)
@@ -48,9 +54,14 @@ static void list(const dass_graph *g)
         const dass_value *y = &g->vals[op == DASS_OP_CONV            ? dass_node_out(g, n)[0]
                                        : op == DASS_OP_CONV_BWD_DATA ? in[0]
                                                                      : in[1]];
+        const bool bf16 = x->dtype == DASS_BF16;
+        const bool pointwise = a->kh == 1 && a->kw == 1 && a->stride == 1 && a->pad == 0;
+        if (bf16 && (pointwise || a->groups > 1))
+            continue;
         add(&(dass__dnn_conv){.kind = op == DASS_OP_CONV            ? DASS__DNN_FORWARD
                                       : op == DASS_OP_CONV_BWD_DATA ? DASS__DNN_DATA
                                                                     : DASS__DNN_WEIGHTS,
+                              .math = bf16 ? DASS__DNN_BF16 : DASS__DNN_FP32,
                               .n = x->dim[0],
                               .ic = x->dim[1],
                               .ih = x->dim[2],
@@ -66,7 +77,7 @@ static void list(const dass_graph *g)
     }
 }
 
-static void list_phase(const dass_config *c, const dass_arch *arch, dass_task task)
+static void list_phase(const dass_config *c, const dass_arch *arch, dass_task task, dass_backend *be)
 {
     static const double stats[4] = {0.5, 0.5, 0.5, 0.5};
     dass_store *s = NULL;
@@ -76,23 +87,23 @@ static void list_phase(const dass_config *c, const dass_arch *arch, dass_task ta
                               .lower = DASS_LOWER_ALL,
                               .mean = stats,
                               .std = stats};
-    if (dass_store_make(DASS_F32, &s) != DASS_OK || dass_phase_build(s, arch, &phase, DASS_F32, NULL, &g) != DASS_OK)
+    if (dass_store_make(DASS_F32, &s) != DASS_OK || dass_phase_build(s, arch, &phase, DASS_F32, be, &g) != DASS_OK)
         fatal("a graph");
     list(g);
     dass_graph_free(g);
     dass_store_free(s);
 }
 
-static void list_net(const dass_config *c)
+static void list_net(const dass_config *c, dass_backend *be)
 {
     dass_arch arch;
     if (dass_arch_from_config(c, &arch) != DASS_OK)
         fatal("a network");
-    list_phase(c, &arch, DASS_TASK_WEIGHTS);
+    list_phase(c, &arch, DASS_TASK_WEIGHTS, be);
     if (arch.kind == DASS_NET_SUPERNET)
-        list_phase(c, &arch, DASS_TASK_ALPHA);
+        list_phase(c, &arch, DASS_TASK_ALPHA, be);
     else
-        list_phase(c, &arch, DASS_TASK_EVAL);
+        list_phase(c, &arch, DASS_TASK_EVAL, be);
 }
 
 int main(int argc, char **argv)
@@ -100,6 +111,10 @@ int main(int argc, char **argv)
     static const char *const nets[] = {"", "net.name=mobilenet_v2", "net.name=resnet18",
                                        "net.genotype=configs/genotypes/darts_v2.json",
                                        "net.genotype=configs/genotypes/dass_99.json"};
+    const dass_backend_options narrow = {.precision = DASS_PRECISION_BF16};
+    dass_backend *bf16 = NULL;
+    if (dass_backend_open("null", &narrow, &bf16) != DASS_OK)
+        fatal("a device for graphs in bf16");
     for (int i = 1; i < argc; i++)
         for (size_t k = 0; k < sizeof nets / sizeof *nets; k++) {
             dass_config c;
@@ -110,8 +125,10 @@ int main(int argc, char **argv)
                 continue; /* of a smaller space */
             if (nets[k][0] != '\0' && dass_config_set(&c, nets[k], "list_convs") != DASS_OK)
                 fatal(nets[k]);
-            list_net(&c);
+            list_net(&c, NULL);
+            list_net(&c, bf16);
         }
+    dass_backend_close(bf16);
     free(lines);
     return n_lines == 0;
 }

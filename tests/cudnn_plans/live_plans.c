@@ -6,7 +6,8 @@
  * A line is what dass__dnn_conv_text prints. Each convolution is planned twice: for the card at hand (whose description
  * cuDNN gives; --card puts a file in its place, for the double), and for DESCRIBED.json, the latter written to a cache
  * and read back. Both run on the same random numbers and are timed. Prints one JSON object; exits 1 when a convolution
- * had no plan, failed to run, or differs by more than 1e-5 of its largest element, 2 when there is no card.
+ * had no plan, failed to run, or differs by more than 1e-5 of its largest element (a unit of 8 bits where it is stored
+ * in bf16), 2 when there is no card.
  */
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -49,9 +50,9 @@ static char *read_text(const char *path)
 
 typedef struct tensors {
     cudaStream_t stream;
-    size_t in_floats[2], out_floats;
-    void *in[2], *out[2], *bias;
-    float *host[2]; /* out[0], out[1] */
+    size_t in_count[2], out_count;
+    size_t out_bytes;                      /* of an element: 2 is bf16 */
+    void *in[2], *out[2], *bias, *host[2]; /* host: out[0], out[1] */
 } tensors;
 
 static size_t out_of(int32_t in, int32_t k, const dass__dnn_conv *c)
@@ -59,19 +60,21 @@ static size_t out_of(int32_t in, int32_t k, const dass__dnn_conv *c)
     return (size_t)((in + 2 * c->pad - c->dil * (k - 1) - 1) / c->stride + 1);
 }
 
-static void *device(tensors *t, size_t floats)
+/* n random numbers, as floats or (2 bytes) their upper halves, which are bf16. */
+static void *device(tensors *t, size_t n, size_t bytes)
 {
     void *p = NULL;
-    cuda_must(cudaMalloc(&p, floats * sizeof(float)), "cudaMalloc");
-    float *x = malloc(floats * sizeof(float));
+    cuda_must(cudaMalloc(&p, n * bytes), "cudaMalloc");
+    unsigned char *x = malloc(n * bytes);
     if (x == NULL)
         fatal("host memory", "none left");
     uint32_t state = 1;
-    for (size_t i = 0; i < floats; ++i) {
+    for (size_t i = 0; i < n; ++i) {
         state = state * 1664525u + 1013904223u;
-        x[i] = (float)(state >> 8) * 0x1p-24f - 0.5f;
+        const float f = (float)(state >> 8) * 0x1p-24f - 0.5f;
+        memcpy(x + i * bytes, (const unsigned char *)&f + (sizeof f - bytes), bytes);
     }
-    cuda_must(cudaMemcpyAsync(p, x, floats * sizeof(float), cudaMemcpyHostToDevice, t->stream), "copy");
+    cuda_must(cudaMemcpyAsync(p, x, n * bytes, cudaMemcpyHostToDevice, t->stream), "copy");
     cuda_must(cudaStreamSynchronize(t->stream), "copy");
     free(x);
     return p;
@@ -83,14 +86,16 @@ static void open_tensors(tensors *t, const dass__dnn_conv *c)
     const size_t y = (size_t)c->n * out_of(c->ih, c->kh, c) * out_of(c->iw, c->kw, c) * (size_t)c->oc;
     const size_t w = (size_t)c->oc * (size_t)(c->ic / c->groups) * (size_t)c->kh * (size_t)c->kw;
     const size_t of[DASS__DNN_KINDS][3] = {{x, w, y}, {y, w, x}, {x, y, w}};
-    t->in_floats[0] = of[c->kind][0];
-    t->in_floats[1] = of[c->kind][1];
-    t->out_floats = of[c->kind][2];
-    t->bias = c->bias ? device(t, (size_t)c->oc) : NULL;
+    const size_t in_bytes = c->math == DASS__DNN_BF16 ? 2 : sizeof(float);
+    t->in_count[0] = of[c->kind][0];
+    t->in_count[1] = of[c->kind][1];
+    t->out_count = of[c->kind][2];
+    t->out_bytes = c->kind == DASS__DNN_WEIGHTS ? sizeof(float) : in_bytes;
+    t->bias = c->bias ? device(t, (size_t)c->oc, sizeof(float)) : NULL;
     for (int i = 0; i < 2; ++i) {
-        t->in[i] = device(t, t->in_floats[i]);
-        t->out[i] = device(t, t->out_floats);
-        t->host[i] = malloc(t->out_floats * sizeof(float));
+        t->in[i] = device(t, t->in_count[i], in_bytes);
+        t->out[i] = device(t, t->out_count, t->out_bytes);
+        t->host[i] = malloc(t->out_count * t->out_bytes);
         if (t->host[i] == NULL)
             fatal("host memory", "none left");
     }
@@ -163,18 +168,26 @@ static bool try_side(dass__dnn *dnn, const dass__dnn_conv *c, tensors *t, int i,
     return st == DASS_OK;
 }
 
+static double element(const tensors *t, int i, size_t k)
+{
+    float f = 0.0f;
+    memcpy((unsigned char *)&f + (sizeof f - t->out_bytes), (const unsigned char *)t->host[i] + k * t->out_bytes,
+           t->out_bytes);
+    return (double)f;
+}
+
 static double difference(tensors *t)
 {
     double worst = 0.0;
     double scale = 1e-30;
     for (int i = 0; i < 2; ++i)
-        cuda_must(cudaMemcpyAsync(t->host[i], t->out[i], t->out_floats * sizeof(float), cudaMemcpyDeviceToHost,
+        cuda_must(cudaMemcpyAsync(t->host[i], t->out[i], t->out_count * t->out_bytes, cudaMemcpyDeviceToHost,
                                   t->stream),
                   "copy");
     cuda_must(cudaStreamSynchronize(t->stream), "copy");
-    for (size_t k = 0; k < t->out_floats; ++k) {
-        const double a = (double)t->host[0][k];
-        const double d = fabs(a - (double)t->host[1][k]);
+    for (size_t k = 0; k < t->out_count; ++k) {
+        const double a = element(t, 0, k);
+        const double d = fabs(a - element(t, 1, k));
         worst = d <= worst ? worst : d; /* NaN stays */
         scale = fabs(a) > scale ? fabs(a) : scale;
     }
@@ -196,8 +209,8 @@ static bool try_conv(dass__dnn *dnn[2], const dass__dnn_conv *c, tensors *t, boo
     for (int i = 0; i < 2; ++i)
         good = try_side(dnn[i], c, t, i, &s[i]) && good;
     const double d = good ? difference(t) : -1.0;
+    good = good && s[1].cached && d <= (t->out_bytes == 2 ? 1.0 / 128 : 1e-5);
     close_tensors(t);
-    good = good && s[1].cached && d <= 1e-5;
     printf("%s\n{\"conv\":\"%s\",\"ok\":%s,\"difference\":%.3g,", first ? "" : ",",
            dass__dnn_conv_text(c, text, sizeof text), good ? "true" : "false", d);
     print_side("card", &s[0]);
