@@ -20,8 +20,8 @@ for device in h100 a100 l40s; do
     narrow=$((every * 2 + 10)) # of those in bf16
     [ "${ALL:-0}" != 1 ] || narrow=1
     [ -z "${DASS_TEST_SHORT:-}" ] || { every=$((every * 10)) narrow=$((narrow * 3)); }
-    grep -v 'math=bf16' "$work/all" | awk -v every=$every 'NR % every == 0' >"$work/lines"
-    grep 'math=bf16' "$work/all" | awk -v every=$narrow 'NR % every == 0' >>"$work/lines"
+    grep -v 'precision=bf16' "$work/all" | awk -v every=$every 'NR % every == 0' >"$work/lines"
+    grep 'precision=bf16' "$work/all" | awk -v every=$narrow 'NR % every == 0' >>"$work/lines"
     if "$PLANS/cudnn_plans" "tests/cudnn_plans/$device.json" --deterministic <"$work/lines" >"$work/log" 2>&1; then
         echo "ok $number - $(wc -l <"$work/lines") of $(wc -l <"$work/all") convolutions have a plan on $device"
     else

@@ -116,11 +116,11 @@ static const dass_value *arg(const dass_graph *g, dass_node n, uint32_t i)
 }
 
 /* The tensors say whether it is bf16; fp32 tensors of a device opened with bf16 are computed as with fp32. */
-static dass__dnn_math math_of(const dass_cuda *c, const dass_value *x)
+static dass_precision precision_of(const dass_cuda *c, const dass_value *x)
 {
     if (x->dtype == DASS_BF16)
-        return DASS__DNN_BF16;
-    return c->precision == DASS_PRECISION_TF32 ? DASS__DNN_TF32 : DASS__DNN_FP32;
+        return DASS_PRECISION_BF16;
+    return c->precision == DASS_PRECISION_TF32 ? DASS_PRECISION_TF32 : DASS_PRECISION_FP32;
 }
 
 static dass__dnn_conv describe(const dass_cuda *c, const dass_graph *g, dass_node n)
@@ -129,7 +129,7 @@ static dass__dnn_conv describe(const dass_cuda *c, const dass_graph *g, dass_nod
     const dass_conv_attr *a = &g->nodes[n].attr.conv;
     const dass_value *x = arg(g, n, p.x);
     return (dass__dnn_conv){.kind = p.kind,
-                            .math = math_of(c, x),
+                            .precision = precision_of(c, x),
                             .n = x->dim[0],
                             .ic = x->dim[1],
                             .ih = x->dim[2],
@@ -203,11 +203,11 @@ static void bind_widening(const dass__cuda_impl *impl, uint32_t stage, const cop
 static dass_status plan_conv(dass_cuda *c, dass__dnn_conv *d, conv_own *own)
 {
     const dass_status st = dass__dnn_plan_make(c->dnn, d, &own->plan);
-    if (st != DASS_UNSUPPORTED || d->kind != DASS__DNN_WEIGHTS || d->math != DASS__DNN_BF16)
+    if (st != DASS_UNSUPPORTED || d->kind != DASS__DNN_WEIGHTS || d->precision != DASS_PRECISION_BF16)
         return st;
     dass_error_clear();
     own->wide = true;
-    d->math = DASS__DNN_FP32;
+    d->precision = DASS_PRECISION_FP32;
     return dass__dnn_plan_make(c->dnn, d, &own->plan);
 }
 

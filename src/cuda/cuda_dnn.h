@@ -10,6 +10,7 @@
 #ifndef DASS__DNN_H
 #define DASS__DNN_H
 
+#include "dass/backend.h"
 #include "dass/graph.h"
 
 typedef struct dass__dnn dass__dnn;
@@ -18,28 +19,27 @@ typedef struct dass__dnn_plan dass__dnn_plan;
 typedef enum dass__dnn_kind { DASS__DNN_FORWARD, DASS__DNN_DATA, DASS__DNN_WEIGHTS } dass__dnn_kind;
 #define DASS__DNN_KINDS 3
 
-/* What the tensors are and what may happen to the numbers. FP32: tensors are fp32, and nothing happens beyond the
- * rounding of single precision (see cuda_dnn_engine.c). TF32: tensors are fp32, products may round their factors to 10
- * bits of mantissa, Winograd and FFT are allowed. BF16: x, w, y and the gradients of x and y are bf16 in memory, the
- * bias and the gradient of w are fp32; products and sums are as with FP32, and what is stored is rounded once. */
-typedef enum dass__dnn_math { DASS__DNN_FP32, DASS__DNN_TF32, DASS__DNN_BF16 } dass__dnn_math;
-#define DASS__DNN_MATHS 3
-
 /* One convolution. Tensors are dense NHWC: x (N,IC,IH,IW) stored n,h,w,c and y (N,OC,OH,OW) alike; filters are
  * (OC,IC/groups,KH,KW) stored oc,kh,kw,ic: KRSC, which for 1x1 is what dass's OIHW is. OH and OW follow, as in
- * dass_conv_attr. Compared and hashed by its text, so padding bytes do not matter. */
+ * dass_conv_attr. Compared and hashed by its text, so padding bytes do not matter.
+ *
+ * precision says what the tensors are and what may happen to the numbers. FP32: tensors are fp32, and nothing happens
+ * beyond the rounding of single precision (see cuda_dnn_engine.c). TF32: tensors are fp32, products may round their
+ * factors to 10 bits of mantissa, Winograd and FFT are allowed. BF16: x, w, y and the gradients of x and y are bf16 in
+ * memory, the bias and the gradient of w are fp32; products and sums are as with FP32, and what is stored is rounded
+ * once. */
 typedef struct dass__dnn_conv {
     dass__dnn_kind kind;
-    dass__dnn_math math;
+    dass_precision precision;
     int32_t n, ic, ih, iw, oc, kh, kw;
     int32_t stride, pad, dil, groups; /* the same in both axes */
     bool bias;                        /* FORWARD only: one fp32 number per output channel is added */
     dass_act act;                     /* FORWARD only: applied last */
 } dass__dnn_conv;
 
-/* Can it be planned in its math? All can but BF16 gradients of weights: the engines that sum them in fp32 take groups =
- * 1 and channels by fours (by twos they are compiled for a quarter of a minute, and are slow). For the others plan_make
- * returns DASS_UNSUPPORTED; widen x and dy, in which nothing is lost, and plan in FP32. */
+/* Can it be planned in its precision? All can but BF16 gradients of weights: the engines that sum them in fp32 take
+ * groups = 1 and channels by fours (by twos they are compiled for a quarter of a minute, and are slow). For the others
+ * plan_make returns DASS_UNSUPPORTED; widen x and dy, in which nothing is lost, and plan in FP32. */
 bool dass__dnn_conv_exists(const dass__dnn_conv *c);
 
 typedef struct dass__dnn_options {
@@ -62,12 +62,12 @@ const char *dass__dnn_device_json(const dass__dnn *dnn);
 bool dass__dnn_can_run(const dass__dnn *dnn);
 
 /* The text form of a description: "forward n=64 ic=3 ih=32 iw=32 oc=16 kh=3 kw=3 stride=1 pad=1 dil=1 groups=1 bias=0
- * act=none math=fp32". Cut at n like snprintf; DASS__DNN_TEXT bytes always suffice. Returns buf. */
+ * act=none precision=fp32". Cut at n like snprintf; DASS__DNN_TEXT bytes always suffice. Returns buf. */
 #define DASS__DNN_TEXT 256
 const char *dass__dnn_conv_text(const dass__dnn_conv *c, char *buf, size_t n);
 
-/* The first plan that cuDNN's heuristics propose, that passes the filters of math and options and that finalises; or
- * the one of the cache. Takes milliseconds, or seconds where the engine is compiled for the shape. Free with
+/* The first plan that cuDNN's heuristics propose, that passes the filters of precision and options and that finalises;
+ * or the one of the cache. Takes milliseconds, or seconds where the engine is compiled for the shape. Free with
  * dass__dnn_plan_free. Errors: DASS_ARG for an impossible description; DASS_UNSUPPORTED where dass__dnn_conv_exists
  * says no, and when nothing is left, with the description, how many candidates each filter dropped and cuDNN's last
  * error. */

@@ -1,5 +1,5 @@
 /* Which of cuDNN's engines runs a convolution: its heuristics propose, the notes of the engines and the workspace limit
- * dispose, the first that finalises is taken. Invariant: no engine that a mode of math forbids ever gets into a plan.
+ * dispose, the first that finalises is taken. Invariant: no engine that a precision forbids ever gets into a plan.
  */
 #include "cuda_dnn_private.h"
 
@@ -10,16 +10,16 @@
 #define NOTE(name) (1u << CUDNN_NUMERICAL_NOTE_##name)
 #define WINOGRAD (NOTE(WINOGRAD) | NOTE(WINOGRAD_TILE_4x4) | NOTE(WINOGRAD_TILE_6x6) | NOTE(WINOGRAD_TILE_13x13))
 
-/* What a mode of math forbids. Inputs cast to half lose their range and sums kept in half lose everything: never
+/* What a precision forbids. Inputs cast to half lose their range and sums kept in half lose everything: never
  * wanted. Strict fp32 promises what our own kernels promise, agreement with a double-precision sum to 1e-5 of the
  * tensor's size: tensor cores round fp32 factors to TF32 (1e-3), and Winograd's and FFT's transforms add and subtract
  * numbers much larger than the result (Winograd 4x4 reaches 1e-4), so none of them can keep it. BF16 promises as much
  * of what is rounded last: tensor cores multiply bf16 exactly and may do it, the transforms may not. */
-static unsigned forbidden(dass__dnn_math math)
+static unsigned forbidden(dass_precision p)
 {
     const unsigned never = NOTE(DOWN_CONVERT_INPUTS) | NOTE(REDUCED_PRECISION_REDUCTION);
     const unsigned transforms = NOTE(FFT) | WINOGRAD;
-    return never | (math != DASS__DNN_TF32 ? transforms : 0) | (math == DASS__DNN_FP32 ? NOTE(TENSOR_CORE) : 0);
+    return never | (p != DASS_PRECISION_TF32 ? transforms : 0) | (p == DASS_PRECISION_FP32 ? NOTE(TENSOR_CORE) : 0);
 }
 
 static dass_status read_engine(descriptor e, dass__dnn_engine *out)
@@ -84,7 +84,7 @@ void dass__dnn_name(dass__dnn_plan *p, const dass__dnn_engine *e)
 
 /* What became of the candidates. */
 typedef struct tally {
-    int seen, math, random, workspace, failed;
+    int seen, rounding, random, workspace, failed;
     char last[DASS__DNN_ERROR]; /* cuDNN's last refusal */
 } tally;
 
@@ -132,13 +132,13 @@ done:
 /* Go through the configurations in cuDNN's order. The one that serves is moved from the list to the plan. */
 static dass_status try_configs(const dass__dnn *d, dass__dnn_plan *p, descriptor *config, int64_t n, tally *t)
 {
-    const unsigned no = forbidden(p->c.math);
+    const unsigned no = forbidden(p->c.precision);
     for (int64_t i = 0; i < n; ++i) {
         dass__dnn_engine e;
         DASS_TRY(dass__dnn_engine_of(config[i], &e));
         t->seen++;
         if (e.notes & no) {
-            t->math++;
+            t->rounding++;
         } else if (d->deterministic && (e.notes & NOTE(NONDETERMINISTIC))) {
             t->random++;
         } else {
@@ -204,6 +204,6 @@ dass_status dass__dnn_choose(const dass__dnn *d, dass__dnn_plan *p)
                      "cuDNN %zu has no plan for '%s': of %d candidates %d were dropped for their rounding, %d as "
                      "nondeterministic, %d for wanting more than %zu bytes of workspace, %d were refused, the last "
                      "error being %s; use other kernels for this node",
-                     cudnnGetVersion(), dass__dnn_conv_text(&p->c, text, sizeof text), t.seen, t.math, t.random,
+                     cudnnGetVersion(), dass__dnn_conv_text(&p->c, text, sizeof text), t.seen, t.rounding, t.random,
                      t.workspace, d->ws_limit, t.failed, t.last);
 }

@@ -8,15 +8,15 @@
 const char *dass__dnn_conv_text(const dass__dnn_conv *c, char *buf, size_t n)
 {
     static const char *const kind[DASS__DNN_KINDS] = {"forward", "data", "weights"};
-    static const char *const math[DASS__DNN_MATHS] = {"fp32", "tf32", "bf16"};
+    static const char *const precision[DASS_N_PRECISIONS] = {"fp32", "tf32", "bf16"};
     static const char *const act[] = {[DASS_ACT_NONE] = "none", [DASS_ACT_RELU] = "relu", [DASS_ACT_RELU6] = "relu6"};
     (void)snprintf(buf, n,
                    "%s n=%d ic=%d ih=%d iw=%d oc=%d kh=%d kw=%d stride=%d pad=%d dil=%d groups=%d bias=%d act=%s "
-                   "math=%s",
+                   "precision=%s",
                    (unsigned)c->kind < DASS__DNN_KINDS ? kind[c->kind] : "?", c->n, c->ic, c->ih, c->iw, c->oc, c->kh,
                    c->kw, c->stride, c->pad, c->dil, c->groups, c->bias,
                    (unsigned)c->act <= DASS_ACT_RELU6 ? act[c->act] : "?",
-                   (unsigned)c->math < DASS__DNN_MATHS ? math[c->math] : "?");
+                   (unsigned)c->precision < DASS_N_PRECISIONS ? precision[c->precision] : "?");
     return buf;
 }
 
@@ -57,7 +57,7 @@ static bool countable(dims t)
 
 dass_status dass__dnn_conv_check(const dass__dnn_conv *c)
 {
-    const bool known = (unsigned)c->kind < DASS__DNN_KINDS && (unsigned)c->math < DASS__DNN_MATHS &&
+    const bool known = (unsigned)c->kind < DASS__DNN_KINDS && (unsigned)c->precision < DASS_N_PRECISIONS &&
                        (unsigned)c->act <= DASS_ACT_RELU6;
     const bool plain = c->kind == DASS__DNN_FORWARD || (!c->bias && c->act == DASS_ACT_NONE);
     const bool sane =
@@ -73,7 +73,7 @@ dass_status dass__dnn_conv_check(const dass__dnn_conv *c)
 
 bool dass__dnn_conv_exists(const dass__dnn_conv *c)
 {
-    return c->math != DASS__DNN_BF16 || c->kind != DASS__DNN_WEIGHTS ||
+    return c->precision != DASS_PRECISION_BF16 || c->kind != DASS__DNN_WEIGHTS ||
            (c->groups == 1 && c->ic % 4 == 0 && c->oc % 4 == 0);
 }
 
@@ -84,7 +84,7 @@ enum { UID_CONV = DASS__DNN_BIAS + 1, UID_SUM }; /* what lives inside the plan o
 cudnnDataType_t dass__dnn_type(const dass__dnn_conv *c, int64_t uid)
 {
     const bool sums = uid == DASS__DNN_BIAS || (uid == DASS__DNN_W && c->kind == DASS__DNN_WEIGHTS);
-    return c->math == DASS__DNN_BF16 && !sums && uid < UID_CONV ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+    return c->precision == DASS_PRECISION_BF16 && !sums && uid < UID_CONV ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
 }
 
 /* A descriptor that the plan keeps. */
@@ -206,7 +206,7 @@ static dass_status make_pointwise(dass__dnn_plan *p, descriptor x, descriptor b,
 dass_status dass__dnn_graph(dass__dnn_plan *p, descriptor *out)
 {
     const dass__dnn_conv *const c = &p->c;
-    const bool identity = c->math == DASS__DNN_BF16 && c->kind == DASS__DNN_WEIGHTS;
+    const bool identity = c->precision == DASS_PRECISION_BF16 && c->kind == DASS__DNN_WEIGHTS;
     const bool act = c->act != DASS_ACT_NONE;
     descriptor op[3], x, w, y, b = NULL, conv = NULL, sum = NULL, d_w = NULL;
     int n = 0;

@@ -5,9 +5,9 @@
  *     cudnn_plans DEVICE.json [--all] [--deterministic] [--ws BYTES] < LINES
  *
  * A line is what dass__dnn_conv_text prints; empty lines and lines that begin with # are passed over. --all: each line
- * in all kinds and maths that exist (bias and activation on the forward ones only). Prints per case what was found,
- * then a summary; exits 1 when a case failed, 2 when the input is no good. Cases run in a child process: one that
- * crashes is one failed case, and the next goes on in a new child.
+ * in all kinds and precisions that exist (bias and activation on the forward ones only). Prints per case what was
+ * found, then a summary; exits 1 when a case failed, 2 when the input is no good. Cases run in a child process: one
+ * that crashes is one failed case, and the next goes on in a new child.
  *
  *     gcc -std=gnu11 -O1 -Iinclude -Isrc/cuda -isystem /usr/local/cuda/include
  * tests/cudnn_plans/{cudnn_plans,read_conv}.c \ src/cuda/cuda_dnn*.c src/base/{status,mem,log,file}.c
@@ -83,10 +83,10 @@ static void read_cases(FILE *f, bool all, cases *list)
             continue;
         }
         for (int k = 0; k < DASS__DNN_KINDS; ++k)
-            for (int m = 0; m < DASS__DNN_MATHS; ++m) {
+            for (int m = 0; m < DASS_N_PRECISIONS; ++m) {
                 dass__dnn_conv v = c;
                 v.kind = (dass__dnn_kind)k;
-                v.math = (dass__dnn_math)m;
+                v.precision = (dass_precision)m;
                 v.bias = c.bias && k == DASS__DNN_FORWARD;
                 v.act = k == DASS__DNN_FORWARD ? c.act : DASS_ACT_NONE;
                 if (dass__dnn_conv_exists(&v))

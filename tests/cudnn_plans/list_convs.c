@@ -61,7 +61,7 @@ static void list(const dass_graph *g)
         add(&(dass__dnn_conv){.kind = op == DASS_OP_CONV            ? DASS__DNN_FORWARD
                                       : op == DASS_OP_CONV_BWD_DATA ? DASS__DNN_DATA
                                                                     : DASS__DNN_WEIGHTS,
-                              .math = bf16 ? DASS__DNN_BF16 : DASS__DNN_FP32,
+                              .precision = bf16 ? DASS_PRECISION_BF16 : DASS_PRECISION_FP32,
                               .n = x->dim[0],
                               .ic = x->dim[1],
                               .ih = x->dim[2],

@@ -86,7 +86,7 @@ static void open_tensors(tensors *t, const dass__dnn_conv *c)
     const size_t y = (size_t)c->n * out_of(c->ih, c->kh, c) * out_of(c->iw, c->kw, c) * (size_t)c->oc;
     const size_t w = (size_t)c->oc * (size_t)(c->ic / c->groups) * (size_t)c->kh * (size_t)c->kw;
     const size_t of[DASS__DNN_KINDS][3] = {{x, w, y}, {y, w, x}, {x, y, w}};
-    const size_t in_bytes = c->math == DASS__DNN_BF16 ? 2 : sizeof(float);
+    const size_t in_bytes = c->precision == DASS_PRECISION_BF16 ? 2 : sizeof(float);
     t->in_count[0] = of[c->kind][0];
     t->in_count[1] = of[c->kind][1];
     t->out_count = of[c->kind][2];

@@ -14,7 +14,7 @@ static int word_of(const char *word, const char *const *words, int n)
 
 static const char *const kinds[] = {"forward", "data", "weights"};
 static const char *const acts[] = {"none", "relu", "relu6"};
-static const char *const maths[] = {"fp32", "tf32", "bf16"};
+static const char *const precisions[] = {"fp32", "tf32", "bf16"};
 
 /* One "name=value". Returns the bit of the name, 0 when it is not known or the value is bad. */
 static unsigned read_field(dass__dnn_conv *c, const char *name, const char *value)
@@ -27,15 +27,15 @@ static unsigned read_field(dass__dnn_conv *c, const char *name, const char *valu
                   {"oc", &c->oc},   {"kh", &c->kh},   {"kw", &c->kw},         {"stride", &c->stride},
                   {"pad", &c->pad}, {"dil", &c->dil}, {"groups", &c->groups}, {"bias", &bias}};
     const unsigned n = sizeof fields / sizeof *fields;
-    if (strcmp(name, "act") == 0 || strcmp(name, "math") == 0) {
+    if (strcmp(name, "act") == 0 || strcmp(name, "precision") == 0) {
         const bool act = name[0] == 'a';
-        const int i = word_of(value, act ? acts : maths, 3);
+        const int i = word_of(value, act ? acts : precisions, 3);
         if (i < 0)
             return 0;
         if (act)
             c->act = (dass_act)i;
         else
-            c->math = (dass__dnn_math)i;
+            c->precision = (dass_precision)i;
         return 1u << (n + !act);
     }
     for (unsigned i = 0; i < n; ++i) {

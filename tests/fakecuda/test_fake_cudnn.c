@@ -121,7 +121,7 @@ static void fill(const rig *r, void *p, int64_t n)
 /* Plan it and give it memory; x, w or y is left as it is (NaN) when it is the output. */
 static void rig_make(rig *r, dass__dnn *dnn, dass__dnn_conv c)
 {
-    const bool bf16 = c.math == DASS__DNN_BF16;
+    const bool bf16 = c.precision == DASS_PRECISION_BF16;
     *r = (rig){.c = c, .bytes = bf16 ? 2 : 4, .w_bytes = bf16 && c.kind != DASS__DNN_WEIGHTS ? 2 : 4};
     r->oh = (c.ih + 2 * c.pad - c.dil * (c.kh - 1) - 1) / c.stride + 1;
     r->ow = (c.iw + 2 * c.pad - c.dil * (c.kw - 1) - 1) / c.stride + 1;
@@ -247,7 +247,7 @@ static dass__dnn *open_with(dass__dnn_options opt)
 
 /* ---- numbers ----------------------------------------------------------------------------------------------------- */
 
-/* The twelve shapes; kind and math are set by the tests. */
+/* The twelve shapes; kind and precision are set by the tests. */
 static const dass__dnn_conv shapes[] = {
     {.n = 2, .ic = 8, .ih = 9, .iw = 7, .oc = 16, .kh = 3, .kw = 3, .stride = 1, .pad = 1, .dil = 1, .groups = 1},
     {.n = 2, .ic = 8, .ih = 9, .iw = 7, .oc = 16, .kh = 3, .kw = 3, .stride = 2, .pad = 1, .dil = 1, .groups = 1},
@@ -276,14 +276,14 @@ static void run_case(dass__dnn *dnn, dass__dnn_conv c, double tolerance)
     rig_free(&r);
 }
 
-static void run_all(dass__dnn_math math, double tolerance)
+static void run_all(dass_precision precision, double tolerance)
 {
     dass__dnn *dnn = open_with((dass__dnn_options){.deterministic = true});
     for (size_t i = 0; i < N_OF(shapes); i++)
         for (int k = 0; k < DASS__DNN_KINDS; k++) {
             dass__dnn_conv c = shapes[i];
             c.kind = (dass__dnn_kind)k;
-            c.math = math;
+            c.precision = precision;
             if (dass__dnn_conv_exists(&c))
                 run_case(dnn, c, k == DASS__DNN_WEIGHTS ? 1e-5 : tolerance);
         }
@@ -293,13 +293,13 @@ static void run_all(dass__dnn_math math, double tolerance)
 static void test_three_kinds(void **state)
 {
     (void)state;
-    run_all(DASS__DNN_FP32, 1e-5);
+    run_all(DASS_PRECISION_FP32, 1e-5);
 }
 
 static void test_bf16(void **state)
 {
     (void)state;
-    run_all(DASS__DNN_BF16, 4e-3); /* half a unit of 8 bits */
+    run_all(DASS_PRECISION_BF16, 4e-3); /* half a unit of 8 bits */
 }
 
 /* Gradients of weights whose sums no engine keeps in fp32 are refused, not rounded. */
@@ -311,7 +311,7 @@ static void test_bf16_sums(void **state)
     for (size_t i = 0; i < N_OF(shapes); i++) {
         dass__dnn_plan *p = NULL;
         dass__dnn_conv c = shapes[i];
-        c.math = DASS__DNN_BF16;
+        c.precision = DASS_PRECISION_BF16;
         c.kind = DASS__DNN_WEIGHTS;
         if (dass__dnn_conv_exists(&c))
             continue;
@@ -336,7 +336,7 @@ static void test_bias_and_activation(void **state)
             run_case(dnn, c, 1e-5);
         }
     dass__dnn_conv c = shapes[0];
-    c.math = DASS__DNN_BF16;
+    c.precision = DASS_PRECISION_BF16;
     c.bias = true;
     c.act = DASS_ACT_RELU6;
     run_case(dnn, c, 4e-3);
@@ -592,11 +592,11 @@ static void test_filters(void **state)
     dass__dnn *any = open_with((dass__dnn_options){0});
     dass__dnn *same = open_with((dass__dnn_options){.deterministic = true});
     dass__dnn_conv c = wide;
-    c.math = DASS__DNN_TF32;
+    c.precision = DASS_PRECISION_TF32;
     check_ok(dass__dnn_plan_make(any, &c, &p));
     assert_true(has(p, "+tc"));
     dass__dnn_plan_free(p);
-    c.math = DASS__DNN_FP32;
+    c.precision = DASS_PRECISION_FP32;
     check_ok(dass__dnn_plan_make(any, &c, &p));
     assert_false(has(p, "+tc") || has(p, "+wino") || has(p, "+fft"));
     dass__dnn_plan_free(p);
@@ -609,12 +609,12 @@ static void test_filters(void **state)
     c = wide;
     c.groups = 64;
     c.act = DASS_ACT_RELU;
-    c.math = DASS__DNN_BF16;
+    c.precision = DASS_PRECISION_BF16;
     assert_int_equal(dass__dnn_plan_make(any, &c, &p), DASS_UNSUPPORTED);
     assert_null(p);
     assert_non_null(strstr(dass_error_text(),
                            "has no plan for 'forward n=64 ic=64 ih=32 iw=32 oc=64 kh=3 kw=3 stride=1 "
-                           "pad=1 dil=1 groups=64 bias=0 act=relu math=bf16': of 0 candidates"));
+                           "pad=1 dil=1 groups=64 bias=0 act=relu precision=bf16': of 0 candidates"));
     dass__dnn_close(same);
     dass__dnn_close(any);
 }
