@@ -189,7 +189,7 @@ static const double eps = 1e-3;
 static dass_conv_attr half_attr(int32_t k, int32_t stride, int32_t dil)
 {
     return (dass_conv_attr){
-        .kh = k, .kw = k, .stride = stride, .pad = dil * (k - 1) / 2, .dil = dil, .groups = 1, .relu = 1, .eps = eps};
+        .kh = k, .kw = k, .stride = stride, .pad = dil * (k - 1) / 2, .dil = dil, .groups = 1, .eps = eps};
 }
 
 static const dass_conv_attr pointwise = {.kh = 1, .kw = 1, .stride = 1, .dil = 1, .groups = 1};

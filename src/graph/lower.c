@@ -54,8 +54,9 @@ static bool is_depthwise(const lowering *l, const dass_node_rec *r)
     const dass_val *in = rec_in(l, r);
     const dass_value *x = &l->g->vals[in[0]];
     const dass_value *w = &l->g->vals[in[1]];
-    return in[2] == 0 && r->attr.conv.groups == x->dim[1] && w->dim[0] == x->dim[1] &&
-           r->attr.conv.kh == r->attr.conv.kw && r->attr.conv.kh <= 7;
+    return in[2] == 0 && r->attr.conv.act == DASS_ACT_NONE && r->attr.conv.relu == DASS_ACT_NONE &&
+           r->attr.conv.groups == x->dim[1] && w->dim[0] == x->dim[1] && r->attr.conv.kh == r->attr.conv.kw &&
+           r->attr.conv.kh <= 7;
 }
 
 static bool is_pointwise(const lowering *l, const dass_node_rec *r)

@@ -41,7 +41,8 @@ dass_val dass_conv_bwd_data(dass_graph *g, dass_val d_y, dass_val w, int32_t h, 
     const dass_value *y = &g->vals[d_y];
     const dass_value *wv = &g->vals[w];
     if (!fits(g, "conv_bwd_data",
-              d_y && w && wv->dim[0] == y->dim[1] && wv->dim[2] == a.kh && wv->dim[3] == a.kw &&
+              d_y && w && y->dtype == g->stored && wv->dtype == g->stored && wv->dim[0] == y->dim[1] &&
+                  wv->dim[2] == a.kh && wv->dim[3] == a.kw &&
                   dass__window_out(h, a.kh, a.stride, a.pad, a.dil) == y->dim[2] &&
                   dass__window_out(wd, a.kw, a.stride, a.pad, a.dil) == y->dim[3],
               d_y, w))
@@ -59,7 +60,8 @@ dass_val dass_conv_bwd_weights(dass_graph *g, dass_val x, dass_val d_y, dass_con
     const dass_value *xv = &g->vals[x];
     const dass_value *y = &g->vals[d_y];
     if (!fits(g, "conv_bwd_weights",
-              x && d_y && xv->dim[0] == y->dim[0] && xv->dim[1] % a.groups == 0 &&
+              x && d_y && xv->dtype == g->stored && y->dtype == g->stored && xv->dim[0] == y->dim[0] &&
+                  xv->dim[1] % a.groups == 0 &&
                   dass__window_out(xv->dim[2], a.kh, a.stride, a.pad, a.dil) == y->dim[2] &&
                   dass__window_out(xv->dim[3], a.kw, a.stride, a.pad, a.dil) == y->dim[3],
               x, d_y))
@@ -276,7 +278,9 @@ dass_dwpw_grad dass_dwpw_bwd(dass_graph *g, dass_dwpw_in in, dass_val y, dass_va
     if (!fits(g, "dwpw_bwd", in.x && in.w_dw && in.w_pw && d && (coef == 0 || y), d, in.x) ||
         !fits(g, "dwpw_bwd",
               dass__window_out(g->vals[in.x].dim[2], a.kh, a.stride, a.pad, a.dil) == g->vals[d].dim[2] &&
-                  g->vals[in.w_pw].dim[0] == g->vals[d].dim[1],
+                  g->vals[in.w_pw].dim[0] == g->vals[d].dim[1] && g->vals[in.x].dtype == g->stored &&
+                  g->vals[d].dtype == g->stored && g->vals[in.w_dw].dtype == g->stored &&
+                  g->vals[in.w_pw].dtype == g->stored && (y == 0 || g->vals[y].dtype == g->stored),
               d, in.x) ||
         !acc_ok(g, "dwpw_bwd", acc, dass__shape_of(g, in.x)) ||
         !fits(g, "dwpw_bwd", acc == 0 || in.mean == 0, acc, in.mean))
