@@ -62,7 +62,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, K_DW_BLOCKS(COD
         for (int j = 0; j < R; j++)
             y[j] = bias;
         const E *const x = k_as<E>(a.x) + (size_t)at.n * (size_t)m.h * (size_t)m.w * (size_t)m.c + c;
-        k_dw_outputs<V, K, T, R>(k_dw_plain{}, m, x, taps + tx * V, m.tx * V, at.oh, at.ow0, y);
+        k_dw_outputs<V, K, T, R>(k_dw_activated{a.load}, m, x, taps + tx * V, m.tx * V, at.oh, at.ow0, y);
 #pragma unroll
         for (int j = 0; j < R; j++) {
             const int32_t ow = at.ow0 + j * m.step;
@@ -98,7 +98,7 @@ template <int CODE, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_dw_forward
         if (at.ow0 >= m.ow)
             continue;
         const E *const x = k_as<E>(a.x) + (size_t)at.n * (size_t)m.h * (size_t)m.w * (size_t)m.c + c;
-        k_vec<1> y = k_dw_output<1>(k_dw_plain{}, m, x, taps + tx, m.tx, at.oh, at.ow0, bias);
+        k_vec<1> y = k_dw_output<1>(k_dw_activated{a.load}, m, x, taps + tx, m.tx, at.oh, at.ow0, bias);
         y[0] = k_activate(y[0], a.act);
         k_store(k_as<E>(a.y) + ((size_t)at.row * (size_t)m.ow + (size_t)at.ow0) * (size_t)m.c + c, y);
     }

@@ -10,6 +10,17 @@
 #include "common.cuh"
 #include "depthwise.h"
 
+struct k_dw_activated {
+    int act;
+    template <int V> __device__ __forceinline__ k_vec<V> operator()(k_vec<V> v) const
+    {
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            v[i] = k_activate(v[i], act);
+        return v;
+    }
+};
+
 struct k_dw_plain {
     template <int V> __device__ __forceinline__ k_vec<V> operator()(k_vec<V> v) const
     {

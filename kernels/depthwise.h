@@ -39,7 +39,8 @@ typedef struct dass_k_dw_forward {
     const float *bias;
     void *y;
     int32_t mirror;
-    int32_t act;
+    int32_t load, act; /* activations: of x, of the result */
+    int32_t pad_;
 } dass_k_dw_forward;
 DASS_K_API int dass_k_dw_forward_run(const void *items, uint32_t n, dass_k_grid grid, void *stream);
 

@@ -260,6 +260,8 @@ static double rms_difference(const rig *a, const rig *b, dass_buf buf)
     const double *x = rig_read(a, buf);
     const double *y = rig_read(b, buf);
     double sum = 0;
+    if (n == 0)
+        return 0;
     for (int64_t i = 0; i < n; i++)
         sum += (x[i] - y[i]) * (x[i] - y[i]);
     return sqrt(sum / (double)n);

@@ -189,7 +189,7 @@ static const double eps = 1e-3;
 static dass_conv_attr half_attr(int32_t k, int32_t stride, int32_t dil)
 {
     return (dass_conv_attr){
-        .kh = k, .kw = k, .stride = stride, .pad = dil * (k - 1) / 2, .dil = dil, .groups = 1, .eps = eps};
+        .kh = k, .kw = k, .stride = stride, .pad = dil * (k - 1) / 2, .dil = dil, .groups = 1, .relu = 1, .eps = eps};
 }
 
 static const dass_conv_attr pointwise = {.kh = 1, .kw = 1, .stride = 1, .dil = 1, .groups = 1};
@@ -219,6 +219,7 @@ static normed_val separable_half(case_graph *cg, const char *name, dass_dwpw_in 
         u = dass_bn_apply(g, u, in.mean, in.rstd, in.gamma, in.beta, DASS_ACT_NONE);
     u = dass_relu(g, u, DASS_ACT_RELU);
     a.groups = c;
+    a.relu = DASS_ACT_NONE;
     r.y = dass_conv(g, dass_conv(g, u, in.w_dw, 0, a), in.w_pw, 0, pointwise);
     dass_bn_stats(g, r.y, eps, &r.mean, &r.rstd);
     return r;

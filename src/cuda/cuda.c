@@ -607,5 +607,6 @@ const dass_backend_ops dass_backend_cuda = {
     .replay_free = cuda_replay_free,
     .replay_nodes = cuda_replay_nodes,
     .real = DASS_F32,
+    .acts_on_load = 1u << DASS_ACT_RELU6, /* cuBLASLt has an epilogue for RELU */
     .precisions = 1u << DASS_PRECISION_TF32 | 1u << DASS_PRECISION_BF16,
 };

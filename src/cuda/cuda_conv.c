@@ -305,9 +305,17 @@ static void drop_conv(dass_cuda *c, dass__cuda_impl *impl)
     dass__dnn_plan_free(own->plan);
 }
 
-#define ROW(OP)                                                                                            \
-    {                                                                                                      \
-        .op = DASS_OP_##OP, .name = "cudnn", .prepare = prepare_conv, .bind = bind_conv, .drop = drop_conv \
+/* cuDNN convolves what it is given. */
+static bool fits_conv(const dass_cuda *c, const dass_graph *g, dass_node n)
+{
+    (void)c;
+    return g->nodes[n].attr.conv.relu == DASS_ACT_NONE;
+}
+
+#define ROW(OP)                                                                                             \
+    {                                                                                                       \
+        .op = DASS_OP_##OP, .name = "cudnn", .fits = fits_conv, .prepare = prepare_conv, .bind = bind_conv, \
+        .drop = drop_conv                                                                                   \
     }
 const dass__cuda_row dass__cuda_rows_conv[] = {
     ROW(CONV),

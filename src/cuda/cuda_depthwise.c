@@ -88,7 +88,8 @@ static dass_status add_forward(dass_cuda *c, dass_arena *mem, dass_kernel *k, co
     dass_k_dw_forward *a = p;
     a->m = m;
     a->mirror = mirror;
-    a->act = at->act; /* a gradient's is none */
+    a->load = at->relu; /* a gradient's are none */
+    a->act = at->act;
     return DASS_OK;
 }
 
