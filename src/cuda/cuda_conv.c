@@ -27,6 +27,7 @@ typedef struct conv_own {
     dass__dnn_plan *plan;
     copying x_copy, y_copy; /* bytes 0: not needed */
     bool wide;              /* the copies are fp32 of bf16, made by stages 0 and 1 */
+    bool act_in_plan;
     size_t filter_bytes;
     int filter_stage;
 } conv_own;
@@ -141,7 +142,8 @@ static dass__dnn_conv describe(const dass_cuda *c, const dass_graph *g, dass_nod
                             .pad = a->pad,
                             .dil = a->dil,
                             .groups = a->groups,
-                            .bias = g->nodes[n].op == DASS_OP_CONV && dass_node_in(g, n)[2] != 0};
+                            .bias = g->nodes[n].op == DASS_OP_CONV && dass_node_in(g, n)[2] != 0,
+                            .act = g->nodes[n].op == DASS_OP_CONV ? (dass_act)a->act : DASS_ACT_NONE};
 }
 
 static bool lies_well(const dass_value *v)
@@ -200,9 +202,17 @@ static void bind_widening(const dass__cuda_impl *impl, uint32_t stage, const cop
     a->y = k->dst;
 }
 
+/* With the activation in the plan where cuDNN has one for that, else behind it; gradients of weights that it has in
+ * fp32 alone, in fp32. */
 static dass_status plan_conv(dass_cuda *c, dass__dnn_conv *d, conv_own *own)
 {
-    const dass_status st = dass__dnn_plan_make(c->dnn, d, &own->plan);
+    dass_status st = dass__dnn_plan_make(c->dnn, d, &own->plan);
+    if (st == DASS_UNSUPPORTED && d->act != DASS_ACT_NONE) {
+        dass_error_clear();
+        d->act = DASS_ACT_NONE;
+        st = dass__dnn_plan_make(c->dnn, d, &own->plan);
+    }
+    own->act_in_plan = d->act != DASS_ACT_NONE;
     if (st != DASS_UNSUPPORTED || d->kind != DASS__DNN_WEIGHTS || d->precision != DASS_PRECISION_BF16)
         return st;
     dass_error_clear();
@@ -248,7 +258,7 @@ static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph 
         DASS_TRY(dass__cuda_add_call(k, "copy y", call_copy, &own->y_copy));
     if (d.kind == DASS__DNN_WEIGHTS)
         DASS_TRY(add_transpose(c, mem, k, own, &d, dass__cuda_stored(w)));
-    if (d.kind == DASS__DNN_FORWARD)
+    if (d.kind == DASS__DNN_FORWARD && !own->act_in_plan)
         DASS_TRY(dass__cuda_add_act(c, mem, g, n, k));
     return k->name != NULL ? DASS_OK : DASS_NOMEM;
 }
@@ -286,7 +296,8 @@ static dass_status bind_conv(dass_cuda *c, const dass_graph *g, dass_node n, das
     t->dst = p.kind == DASS__DNN_WEIGHTS ? args[p.w] : filter;
     switch (p.kind) {
     case DASS__DNN_FORWARD:
-        dass__cuda_bind_act(g, n, impl, args[p.y]);
+        if (!own->act_in_plan)
+            dass__cuda_bind_act(g, n, impl, args[p.y]);
         return dass__dnn_plan_bind(own->plan, x, filter, args[2], y, dnn_ws);
     case DASS__DNN_DATA:
         return dass__dnn_plan_bind(own->plan, y, filter, NULL, x, dnn_ws);
