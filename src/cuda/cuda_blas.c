@@ -7,8 +7,7 @@
  *     d_w' (IC, OC) = x' (IC, M) d_y (M, OC)       d_y' stored, transposed
  *
  * Factors in bf16 are multiplied exactly and summed in fp32, whatever run.precision is, and the sum is rounded once.
- * The library adds a bias of D's type only; so where a bias of fp32 meets a D in bf16, D is made in fp32 in scratch,
- * bias and activation included, and a cast rounds it. Nothing large has a bias: it is the classifier's.
+ * The library adds a bias of D's type only, so a forward product in bf16 with a bias is left to cuDNN's rows.
  *
  * The algorithm is the heuristic's first, chosen in prepare, with the node's own scratch; run neither allocates nor
  * decides. Invariant: the same shapes give the same bits, because sums that are split over K may only be joined in the
@@ -19,7 +18,6 @@
 
 #include "cuda.h"
 #include "dass/mem.h"
-#include "kernels/flat.h"
 
 typedef struct blas_options {
     cublasComputeType_t compute; /* of factors in fp32 */
@@ -43,7 +41,6 @@ typedef struct product {
     const void *a, *b;
     void *d, *ws;
     size_t ws_bytes;
-    size_t wide_bytes; /* of a D in fp32 that lies in front of the scratch; 0: D is the output */
 } product;
 
 /* What a product is made of, in cuBLASLt's column-major terms: D (m, n), sum over k. bias may be NULL. */
@@ -52,7 +49,6 @@ typedef struct recipe {
     cublasOperation_t op_a, op_b;
     const dass_value *a, *b, *d, *bias;
     bool relu; /* D = max(that, 0) */
-    bool wide; /* D is fp32 in scratch, whatever d is */
     const char *name;
 } recipe;
 
@@ -126,11 +122,6 @@ static cudaDataType_t type_of(const dass_value *v)
     return v->dtype == DASS_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
-static size_t aligned(size_t bytes)
-{
-    return (bytes + 255) / 256 * 256;
-}
-
 static dass_status describe(const blas_options *opt, const recipe *r, product *p)
 {
     const cublasComputeType_t compute = r->a->dtype == DASS_BF16 ? CUBLAS_COMPUTE_32F : opt->compute;
@@ -150,7 +141,7 @@ static dass_status describe(const blas_options *opt, const recipe *r, product *p
     }
     const uint64_t a_rows = r->op_a == CUBLAS_OP_N ? r->m : r->k;
     const uint64_t b_rows = r->op_b == CUBLAS_OP_N ? r->k : r->n;
-    const cudaDataType_t type_d = r->wide ? CUDA_R_32F : type_of(r->d);
+    const cudaDataType_t type_d = type_of(r->d);
     BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_a, type_of(r->a), a_rows, r->m * r->k / a_rows, (int64_t)a_rows));
     BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_b, type_of(r->b), b_rows, r->k * r->n / b_rows, (int64_t)b_rows));
     BLAS_TRY(cublasLtMatrixLayoutCreate(&p->layout_d, type_d, r->m, r->n, (int64_t)r->m));
@@ -163,7 +154,7 @@ static dass_status set_preference(cublasLtMatmulPreference_t pref, const blas_op
     const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const uint32_t align_a = alignment_of(r->a);
     const uint32_t align_b = alignment_of(r->b);
-    const uint32_t align_d = r->wide ? 256 : alignment_of(r->d);
+    const uint32_t align_d = alignment_of(r->d);
 #define PREF(attr, value) \
     BLAS_TRY(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_##attr, &(value), sizeof(value)))
     PREF(MAX_WORKSPACE_BYTES, opt->max_ws);
@@ -228,8 +219,7 @@ static dass_status add_product(dass_cuda *c, dass_arena *mem, const recipe *r, d
     DASS_TRY_TO(choose(b, r, p), st, fail);
     DASS_TRY_TO(dass__cuda_add_call(k, r->name, run_product, p), st, fail);
     dass__cuda_impl_of(k)->own = p;
-    p->wide_bytes = r->wide ? aligned(r->m * r->n * sizeof(float)) : 0;
-    k->ws_bytes = p->wide_bytes + p->ws_bytes;
+    k->ws_bytes = p->ws_bytes;
     return DASS_OK;
 fail:
     product_free(p);
@@ -244,18 +234,6 @@ static void drop_product(dass_cuda *c, dass__cuda_impl *impl)
     impl->own = NULL;
 }
 
-/* Round the D that was made in scratch into y. */
-static dass_status add_cast(dass_cuda *c, dass_arena *mem, const dass_value *y, dass_kernel *k)
-{
-    const uint32_t v = (dass__cuda_vec4(y, 0) ? DASS_K_V4 : DASS_K_V1) | DASS_K_BF16;
-    const uint64_t count = (uint64_t)dass_value_count(y);
-    void *a = NULL;
-    DASS_TRY(dass__cuda_add(mem, k, dass_k_cast_run, "cast",
-                            dass__cuda_flat_grid(c, (count + 3) / dass__cuda_width(v), v), sizeof(dass_k_cast), &a));
-    ((dass_k_cast *)a)->n = (size_t)count;
-    return DASS_OK;
-}
-
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 static bool fits_pointwise(const dass_cuda *c, const dass_graph *g, dass_node n)
@@ -263,6 +241,12 @@ static bool fits_pointwise(const dass_cuda *c, const dass_graph *g, dass_node n)
     (void)c;
     const dass_conv_attr *a = &g->nodes[n].attr.conv;
     return a->kh == 1 && a->kw == 1 && a->stride == 1 && a->pad == 0 && a->groups == 1;
+}
+
+static bool fits_forward(const dass_cuda *c, const dass_graph *g, dass_node n)
+{
+    const bool bias = dass_node_in(g, n)[2] != 0;
+    return fits_pointwise(c, g, n) && !(bias && dass__cuda_out(g, n, 0)->dtype == DASS_BF16);
 }
 
 /* x, w, bias -> y */
@@ -280,11 +264,8 @@ static dass_status prepare_forward(dass_cuda *c, dass_arena *mem, const dass_gra
                       .d = y,
                       .bias = dass_node_in(g, n)[2] ? dass__cuda_in(g, n, 2) : NULL,
                       .relu = g->nodes[n].attr.conv.act == DASS_ACT_RELU,
-                      .wide = dass_node_in(g, n)[2] != 0 && y->dtype == DASS_BF16,
                       .name = "pointwise"};
     DASS_TRY(add_product(c, mem, &r, k));
-    if (r.wide)
-        DASS_TRY(add_cast(c, mem, y, k));
     return r.relu ? DASS_OK : dass__cuda_add_act(c, mem, g, n, k);
 }
 
@@ -297,13 +278,6 @@ static dass_status bind_forward(dass_cuda *c, const dass_graph *g, dass_node n, 
     p->b = args[0];
     p->d = args[3];
     p->ws = ws;
-    if (p->wide_bytes > 0) {
-        dass_k_cast *a = dass__cuda_args(impl, 1);
-        p->d = ws;
-        p->ws = (unsigned char *)ws + p->wide_bytes;
-        a->x = p->d;
-        a->y = args[3];
-    }
     if (g->nodes[n].attr.conv.act != DASS_ACT_RELU)
         dass__cuda_bind_act(g, n, impl, args[3]);
     if (args[2] != NULL)
@@ -369,14 +343,14 @@ static dass_status bind_weights(dass_cuda *c, const dass_graph *g, dass_node n, 
     return DASS_OK;
 }
 
-#define ROW(OP, fn, text)                                                                                     \
-    {                                                                                                         \
-        .op = DASS_OP_##OP, .name = text, .fits = fits_pointwise, .prepare = prepare_##fn, .bind = bind_##fn, \
-        .drop = drop_product                                                                                  \
+#define ROW(OP, can, fn, text)                                                                            \
+    {                                                                                                     \
+        .op = DASS_OP_##OP, .name = text, .fits = fits_##can, .prepare = prepare_##fn, .bind = bind_##fn, \
+        .drop = drop_product                                                                              \
     }
 const dass__cuda_row dass__cuda_rows_blas[] = {
-    ROW(CONV, forward, "cublaslt_pointwise"),
-    ROW(CONV_BWD_DATA, data, "cublaslt_pointwise_bwd_data"),
-    ROW(CONV_BWD_WEIGHTS, weights, "cublaslt_pointwise_bwd_weights"),
+    ROW(CONV, forward, forward, "cublaslt_pointwise"),
+    ROW(CONV_BWD_DATA, pointwise, data, "cublaslt_pointwise_bwd_data"),
+    ROW(CONV_BWD_WEIGHTS, pointwise, weights, "cublaslt_pointwise_bwd_weights"),
     {.op = DASS_OP_NONE},
 };

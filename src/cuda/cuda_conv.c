@@ -1,10 +1,11 @@
 /* Rows of convolutions that cuDNN runs: whatever is neither depthwise nor pointwise, which stand before these rows.
  *
  * cuDNN wants filters as OHWI and its tensors on 16-byte boundaries; parameters are OIHW, and lie in their flat buffer
- * where they happen to lie. So a filter is turned into scratch first (or its gradient out of it), and an activation
- * that lies badly, which happens in tests alone, is copied. Where cuDNN sums no gradient of weights over bf16 (stems:
- * see dass__dnn_conv_exists), x and d_y are widened into scratch and it is made of fp32: bf16 numbers are fp32 numbers.
- * Scratch: [filter][x copy][y copy][cuDNN's own].
+ * where they happen to lie. So a filter is turned into scratch first (or its gradient out of it), unless both orders
+ * are one and it lies well, as 1x1 filters of compiled networks do; and an activation that lies badly, which happens in
+ * tests alone, is copied. Where cuDNN sums no gradient of weights over bf16 (stems: see dass__dnn_conv_exists), x and
+ * d_y are widened into scratch and it is made of fp32: bf16 numbers are fp32 numbers. Scratch: [filter][x copy][y
+ * copy][cuDNN's own].
  */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@ typedef struct conv_own {
     copying x_copy, y_copy; /* bytes 0: not needed */
     bool wide;              /* the copies are fp32 of bf16, made by stages 0 and 1 */
     bool act_in_plan;
-    size_t filter_bytes;
+    size_t filter_bytes; /* of the turned filter; 0: it is used where it lies */
     int filter_stage;
 } conv_own;
 
@@ -234,7 +235,8 @@ static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph 
         return DASS_NOMEM;
     dass__cuda_impl_of(k)->own = own;
     DASS_TRY(plan_conv(c, &d, own));
-    own->filter_bytes = dass_value_bytes(w);
+    const bool as_it_lies = (d.kh * d.kw == 1 || d.ic == d.groups) && lies_well(w);
+    own->filter_bytes = as_it_lies ? 0 : dass_value_bytes(w);
     if (own->wide) {
         DASS_TRY(add_widening(c, mem, x, k, &own->x_copy));
         DASS_TRY(add_widening(c, mem, y, k, &own->y_copy));
@@ -245,7 +247,7 @@ static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph 
     k->name = dass_arena_printf(mem, "cuda:%s", dass__dnn_plan_name(own->plan));
     k->ws_bytes = aligned(own->filter_bytes) + aligned(own->x_copy.bytes) + aligned(own->y_copy.bytes) +
                   dass__dnn_plan_ws(own->plan);
-    if (d.kind != DASS__DNN_WEIGHTS)
+    if (d.kind != DASS__DNN_WEIGHTS && !as_it_lies)
         DASS_TRY(add_transpose(c, mem, k, own, &d, dass__cuda_stored(w)));
     if (own->x_copy.bytes > 0 && d.kind != DASS__DNN_DATA && !own->wide)
         DASS_TRY(dass__cuda_add_call(k, "copy x", call_copy, &own->x_copy));
@@ -256,7 +258,7 @@ static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph 
         DASS_TRY(dass__cuda_add_call(k, "copy x", call_copy, &own->x_copy));
     if (own->y_copy.bytes > 0 && d.kind == DASS__DNN_FORWARD)
         DASS_TRY(dass__cuda_add_call(k, "copy y", call_copy, &own->y_copy));
-    if (d.kind == DASS__DNN_WEIGHTS)
+    if (d.kind == DASS__DNN_WEIGHTS && !as_it_lies)
         DASS_TRY(add_transpose(c, mem, k, own, &d, dass__cuda_stored(w)));
     if (d.kind == DASS__DNN_FORWARD && !own->act_in_plan)
         DASS_TRY(dass__cuda_add_act(c, mem, g, n, k));
@@ -282,7 +284,7 @@ static dass_status bind_conv(dass_cuda *c, const dass_graph *g, dass_node n, das
     const places p = places_of(g->nodes[n].op);
     conv_own *own = impl->own;
     unsigned char *at = ws;
-    void *filter = at;
+    void *filter = own->filter_bytes > 0 ? at : args[p.w];
     at += aligned(own->filter_bytes);
     void *x = staged(&own->x_copy, args[p.x], p.kind == DASS__DNN_DATA, &at);
     void *y = staged(&own->y_copy, args[p.y], p.kind == DASS__DNN_FORWARD, &at);
@@ -291,9 +293,11 @@ static dass_status bind_conv(dass_cuda *c, const dass_graph *g, dass_node n, das
         bind_widening(impl, 0, &own->x_copy);
         bind_widening(impl, 1, &own->y_copy);
     }
-    dass_k_transpose *t = dass__cuda_args(impl, (uint32_t)own->filter_stage);
-    t->src = p.kind == DASS__DNN_WEIGHTS ? filter : args[p.w];
-    t->dst = p.kind == DASS__DNN_WEIGHTS ? args[p.w] : filter;
+    if (own->filter_bytes > 0) {
+        dass_k_transpose *t = dass__cuda_args(impl, (uint32_t)own->filter_stage);
+        t->src = p.kind == DASS__DNN_WEIGHTS ? filter : args[p.w];
+        t->dst = p.kind == DASS__DNN_WEIGHTS ? args[p.w] : filter;
+    }
     switch (p.kind) {
     case DASS__DNN_FORWARD:
         if (!own->act_in_plan)
