@@ -7,7 +7,8 @@
  * The graphs are not asked which kernel runs a node: depthwise and pointwise convolutions, for which other kernels
  * stand in front of cuDNN, are listed too unless lowering has taken them up. Not so in bf16, whose engines are compiled
  * for the shape: there it is what cuda_conv.c asks for, and its gradients of weights that are made in fp32 are left
- * out, being those of the fp32 graphs.
+ * out, being those of the fp32 graphs. Behind them come those of MobileNet-v2 compiled for latency, with their biases
+ * and activations.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 
 #include "cuda_dnn.h"
 #include "dass/exec.h"
+#include "dass/infer.h"
 #include "dass/net.h"
 
 static char (*lines)[DASS__DNN_TEXT];
@@ -42,7 +44,8 @@ static void add(const dass__dnn_conv *c)
     puts(line);
 }
 
-static void list(const dass_graph *g)
+/* compiled: only what cuda_conv.c asks for, in both precisions. */
+static void list(const dass_graph *g, bool compiled)
 {
     for (dass_node n = 1; n < g->n_nodes; n++) {
         const dass_op op = g->nodes[n].op;
@@ -56,7 +59,8 @@ static void list(const dass_graph *g)
                                                                      : in[1]];
         const bool bf16 = x->dtype == DASS_BF16;
         const bool pointwise = a->kh == 1 && a->kw == 1 && a->stride == 1 && a->pad == 0;
-        if (bf16 && (pointwise || a->groups > 1))
+        const bool bias = op == DASS_OP_CONV && in[2] != 0;
+        if ((bf16 || compiled) && ((pointwise && !(bf16 && bias)) || a->groups > 1))
             continue;
         add(&(dass__dnn_conv){.kind = op == DASS_OP_CONV            ? DASS__DNN_FORWARD
                                       : op == DASS_OP_CONV_BWD_DATA ? DASS__DNN_DATA
@@ -73,7 +77,8 @@ static void list(const dass_graph *g)
                               .pad = a->pad,
                               .dil = a->dil,
                               .groups = a->groups,
-                              .bias = op == DASS_OP_CONV && in[2] != 0});
+                              .bias = bias,
+                              .act = op == DASS_OP_CONV ? (dass_act)a->act : DASS_ACT_NONE});
     }
 }
 
@@ -89,7 +94,7 @@ static void list_phase(const dass_config *c, const dass_arch *arch, dass_task ta
                               .std = stats};
     if (dass_store_make(DASS_F32, &s) != DASS_OK || dass_phase_build(s, arch, &phase, DASS_F32, be, &g) != DASS_OK)
         fatal("a graph");
-    list(g);
+    list(g, false);
     dass_graph_free(g);
     dass_store_free(s);
 }
@@ -104,6 +109,35 @@ static void list_net(const dass_config *c, dass_backend *be)
         list_phase(c, &arch, DASS_TASK_ALPHA, be);
     else
         list_phase(c, &arch, DASS_TASK_EVAL, be);
+}
+
+static void list_compiled(dass_precision precision)
+{
+    const dass_arch arch = {
+        .kind = DASS_NET_MOBILENET_V2, .form = DASS_FORM_IMAGENET, .classes = 1000, .in_channels = 3, .image = 224};
+    static const double stats[4] = {0.5, 0.5, 0.5, 0.5};
+    const dass_phase phase = {.task = DASS_TASK_EVAL, .batch = 1, .mean = stats, .std = stats};
+    const uint64_t bufs = (uint64_t)1 << DASS_BUF_W | (uint64_t)1 << DASS_BUF_AF | (uint64_t)1 << DASS_BUF_ALPHA |
+                          (uint64_t)1 << DASS_BUF_STAT;
+    const dass_backend_options opt = {.precision = precision};
+    const dass_infer_options dense = {.format = DASS_INFER_DENSE};
+    dass_backend *be = NULL;
+    dass_store *s = NULL;
+    dass_graph *g = NULL;
+    dass_net_eval net;
+    dass_infer *f = NULL;
+    if (dass_backend_open("ref", &opt, &be) != DASS_OK || dass_store_make(DASS_F32, &s) != DASS_OK ||
+        dass_phase_build(s, &arch, &phase, DASS_F32, NULL, &g) != DASS_OK ||
+        dass_store_commit(s, be, bufs) != DASS_OK || dass_store_init(s, 1) != DASS_OK ||
+        dass_net_eval_make(s, &arch, DASS_WEIGHTS_DENSE, 1, &net) != DASS_OK ||
+        dass_infer_compile(&(dass_infer_source){net.g, net.x, net.logits, net.data}, &dense, be, &f) != DASS_OK)
+        fatal("a compiled network");
+    list(dass_infer_graph(f), true);
+    dass_infer_free(f);
+    dass_net_eval_free(&net);
+    dass_graph_free(g);
+    dass_store_free(s);
+    dass_backend_close(be);
 }
 
 int main(int argc, char **argv)
@@ -128,6 +162,8 @@ int main(int argc, char **argv)
             list_net(&c, NULL);
             list_net(&c, bf16);
         }
+    list_compiled(DASS_PRECISION_FP32);
+    list_compiled(DASS_PRECISION_BF16);
     dass_backend_close(bf16);
     free(lines);
     return n_lines == 0;
