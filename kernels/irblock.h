@@ -1,6 +1,6 @@
-/* Launcher of irblock.cu, of variants float and bf16: a whole inverted residual block with sparse pointwise convolutions. Matrices are stored by
- * rows as spconv.h says, both of them; the second is walked by chunks of hidden channels, which its ascending columns
- * allow.
+/* Launcher of irblock.cu, of variants float and bf16: a whole inverted residual block with sparse pointwise
+ * convolutions. Matrices are stored by rows as spconv.h says, both of them; the second is walked by chunks of hidden
+ * channels, which its ascending columns allow.
  *
  *     e = act(E x + b_e), 0 outside of the image;  d = act(3x3 depthwise of e + b_dw);  y = P d + b_p + residual
  *

@@ -7,9 +7,9 @@
  * covers the largest, and blocks outside an item's own extent return at once. The structs travel as launch parameters
  * (read through the constant cache, part of a captured graph), DASS_K_ITEMS at a time, so no table lives on the device.
  *
- * A launcher enqueues on the stream and returns a cudaError_t as int, 0 = success. It never allocates, never waits.
- * All tensors are float, activations NHWC, weights OIHW, unless a header says otherwise; pointers are device pointers;
- * a pointer that may be NULL is said to be so. A `void *` is a tensor of the stored type, which the variant says: float,
+ * A launcher enqueues on the stream and returns a cudaError_t as int, 0 = success. It never allocates, never waits. All
+ * tensors are float, activations NHWC, weights OIHW, unless a header says otherwise; pointers are device pointers; a
+ * pointer that may be NULL is said to be so. A `void *` is a tensor of the stored type, which the variant says: float,
  * or bf16 with DASS_K_BF16. Kernels compute in float whatever it is, and round what they store, once. Bytes in comments
  * are those of float; a stored tensor in bf16 has half.
  */

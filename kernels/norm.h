@@ -1,5 +1,5 @@
-/* Launchers of norm.cu: batch norm. M = N H W pixels, C channels, x and d_y (M, C), vectors (C). Variants V1, V4, and both
- * in bf16.
+/* Launchers of norm.cu: batch norm. M = N H W pixels, C channels, x and d_y (M, C), vectors (C). Variants V1, V4, and
+ * both in bf16.
  * source: Ioffe and Szegedy 2015. */
 #ifndef DASS_KERNELS_NORM_H
 #define DASS_KERNELS_NORM_H

@@ -12,10 +12,10 @@
 #define DASS_K_SP_SIDE 33    /* floats between two channels of a tile in shared memory: no bank conflict either way */
 
 /* y(p, r) = act(sum over row r of value x(p, column) + bias(r) + residual(p, r)); x (m, ic), y and residual (m, oc);
- * bias and residual may be NULL. Variants 1, 2, 4, 8: R rows of S to a warp; each in bf16 too. Blocks of 32 pixels in x, of 8 R rows in
- * y. Shared memory: 132 max(chunk, 8 R) bytes; `chunk` channels of x are there at once, and all of them pass in turn.
- * Bytes: 4 m (ic groups + oc), with ceil(oc / (8 R)) groups of which all but the first read x from the L2 cache, and
- * 8 nnz + 4 oc for each of the m / 32 tiles, from the L2 cache too. */
+ * bias and residual may be NULL. Variants 1, 2, 4, 8: R rows of S to a warp; each in bf16 too. Blocks of 32 pixels in
+ * x, of 8 R rows in y. Shared memory: 132 max(chunk, 8 R) bytes; `chunk` channels of x are there at once, and all of
+ * them pass in turn. Bytes: 4 m (ic groups + oc), with ceil(oc / (8 R)) groups of which all but the first read x from
+ * the L2 cache, and 8 nnz + 4 oc for each of the m / 32 tiles, from the L2 cache too. */
 typedef struct dass_k_spconv {
     dass_k_head head;
     const void *x, *values, *residual;

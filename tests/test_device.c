@@ -268,8 +268,8 @@ static double rms_difference(const rig *a, const rig *b, dass_buf buf)
 }
 
 /* Where two backends round a stored number differently, a digit of bf16 separates them: no fixed tolerance tells that
- * from a mistake. So the device must be nearer to the reference in bf16 than that is to itself in fp32, by far: only few
- * numbers lie so near the middle of two that their sums' last digits of fp32 decide. */
+ * from a mistake. So the device must be nearer to the reference in bf16 than that is to itself in fp32, by far: only
+ * few numbers lie so near the middle of two that their sums' last digits of fp32 decide. */
 static void a_bf16_step_agrees(dass_stage stage)
 {
     need_cuda();

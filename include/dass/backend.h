@@ -22,10 +22,10 @@ typedef struct dass_kernel {
     uint32_t n_launches; /* what run enqueues on a device; 0 where nothing is launched */
 } dass_kernel;
 
-/* What may happen to numbers. FP32: the rounding of single precision, nothing else. TF32: factors of convolutions and of
- * linear layers may be rounded to 10 bits of mantissa, and transforms (Winograd, FFT) used; tensors and sums stay fp32.
- * BF16: graphs store activations and the weights that convolutions read in bf16 (8 bits), see graph.h; parameters, sums
- * and statistics stay fp32, and fp32 tensors are not touched. */
+/* What may happen to numbers. FP32: the rounding of single precision, nothing else. TF32: factors of convolutions and
+ * of linear layers may be rounded to 10 bits of mantissa, and transforms (Winograd, FFT) used; tensors and sums stay
+ * fp32. BF16: graphs store activations and the weights that convolutions read in bf16 (8 bits), see graph.h;
+ * parameters, sums and statistics stay fp32, and fp32 tensors are not touched. */
 typedef enum dass_precision {
     DASS_PRECISION_FP32,
     DASS_PRECISION_TF32,
@@ -86,8 +86,8 @@ typedef struct dass_backend_ops {
     void (*replay_free)(dass_backend *be, dass_replay *r); /* NULL is fine */
     size_t (*replay_nodes)(const dass_replay *r);          /* launches and copies in it */
     dass_dtype real; /* the floating type it computes in: graphs of the other are refused */
-    /* Bit a: dass_act a behind a pointwise convolution costs a launch of its own here, so that the depthwise convolution
-     * that reads the result had better apply it on load. */
+    /* Bit a: dass_act a behind a pointwise convolution costs a launch of its own here, so that the depthwise
+     * convolution that reads the result had better apply it on load. */
     unsigned acts_on_load;
     unsigned precisions; /* bit p: precision p, beside FP32; others are refused */
 } dass_backend_ops;

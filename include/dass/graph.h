@@ -20,10 +20,11 @@
  * the caller owns, at an element offset (parameters, gradients, state, inputs, results). Value 0 is "none": legal
  * wherever a doc block says "or 0".
  *
- * Types. "real" is the graph's floating type, f32 or f64: a graph built in f64 runs on the reference in double. "stored"
- * is the type in which activations (NHWC), their gradients and the weights of convolutions lie in memory: real, or bf16
- * in a graph of f32. Whatever the type, every op computes in real from what it loads and rounds once, to nearest even,
- * what it stores; statistics, sums over pixels, gradients of weights, probabilities and all that is flat are real.
+ * Types. "real" is the graph's floating type, f32 or f64: a graph built in f64 runs on the reference in double.
+ * "stored" is the type in which activations (NHWC), their gradients and the weights of convolutions lie in memory:
+ * real, or bf16 in a graph of f32. Whatever the type, every op computes in real from what it loads and rounds once, to
+ * nearest even, what it stores; statistics, sums over pixels, gradients of weights, probabilities and all that is flat
+ * are real.
  */
 #ifndef DASS_GRAPH_H
 #define DASS_GRAPH_H
@@ -277,8 +278,8 @@ dass_val dass_subsample(dass_graph *g, dass_val x, int32_t stride, int32_t offse
 /* Along C, in order. */
 dass_val dass_concat(dass_graph *g, const dass_val *x, uint32_t n);
 
-/* The same numbers in another type, the graph's real one or the stored one: dst = x, rounded to nearest even. Any shape.
- * Its gradient is the cast back. */
+/* The same numbers in another type, the graph's real one or the stored one: dst = x, rounded to nearest even. Any
+ * shape. Its gradient is the cast back. */
 dass_val dass_cast(dass_graph *g, dass_val x, dass_dtype to);
 
 /* n-ary weighted sum, each term optionally batch-normalised on load:
@@ -296,10 +297,10 @@ dass_val dass_wsum(dass_graph *g, dass_val p, const dass_term *terms, uint32_t n
 /* Row-wise softmax of a (rows, cols) matrix. */
 dass_val dass_softmax(dass_graph *g, dass_val a);
 
-/* Cross-entropy of logits (N,C,1,1) against labels i32 (N), with label smoothing s: target (1-s) on the label plus
- * s/C everywhere. Rows >= step.valid (0 means all) contribute nothing. Outputs of the node: loss (1) = mean over valid
- * rows, correct (1) = number of valid rows whose first maximum is the label, probs (N,C,1,1) real, kept for the gradient.
- * Node inputs: logits, labels, step. */
+/* Cross-entropy of logits (N,C,1,1) against labels i32 (N), with label smoothing s: target (1-s) on the label plus s/C
+ * everywhere. Rows >= step.valid (0 means all) contribute nothing. Outputs of the node: loss (1) = mean over valid
+ * rows, correct (1) = number of valid rows whose first maximum is the label, probs (N,C,1,1) real, kept for the
+ * gradient. Node inputs: logits, labels, step. */
 void dass_xent(dass_graph *g, dass_val logits, dass_val labels, dass_val step, double smoothing, dass_val *loss,
                dass_val *correct);
 
@@ -316,9 +317,10 @@ dass_val dass_dwpw(dass_graph *g, dass_dwpw_in in, dass_conv_attr a, dass_val *m
 /* ---- sparse forward ops: inference only, no gradient ------------------------------------------------------------- */
 
 /* A sparse matrix of (rows, columns) by rows: entry e of row r, starts[r] <= e < starts[r + 1], has columns[e] and
- * values[e]; the columns of a row ascend; starts[rows] = nnz. values stored, as weights are, columns and starts i32, all
- * FLAT, of max(nnz, 1), max(nnz, 1) and rows + 1 elements. Rows without entries, full rows and nnz = 0 are legal. The contents
- * are the caller's to keep right, kernels trust them, and where the entries stand may not change between runs. */
+ * values[e]; the columns of a row ascend; starts[rows] = nnz. values stored, as weights are, columns and starts i32,
+ * all FLAT, of max(nnz, 1), max(nnz, 1) and rows + 1 elements. Rows without entries, full rows and nnz = 0 are legal.
+ * The contents are the caller's to keep right, kernels trust them, and where the entries stand may not change between
+ * runs. */
 typedef struct dass_csr {
     dass_val values, columns, starts;
     int64_t nnz;

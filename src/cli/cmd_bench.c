@@ -164,10 +164,11 @@ static void print_latency_text(const char *name, const dass_bench_latency *l, co
 static dass_status print_latency_json(const char *name, const char *precision, const dass_bench_latency *l,
                                       const dass_bench_latency *dense, bool several)
 {
-    json_t *root = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", name, "execution",
-                             dass_execution_name(l->execution), "precision", precision, "batch", l->batch, "warm_up", l->n_warm, "repeats",
-                             l->n_repeats, "median_ms", l->median_ms, "p10_ms", l->p10_ms, "p90_ms", l->p90_ms,
-                             "p99_ms", l->p99_ms, "macs", (json_int_t)l->macs_per_image, "gflops", l->gflops);
+    json_t *root =
+        json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", name, "execution",
+                  dass_execution_name(l->execution), "precision", precision, "batch", l->batch, "warm_up", l->n_warm,
+                  "repeats", l->n_repeats, "median_ms", l->median_ms, "p10_ms", l->p10_ms, "p90_ms", l->p90_ms,
+                  "p99_ms", l->p99_ms, "macs", (json_int_t)l->macs_per_image, "gflops", l->gflops);
     if (root != NULL && several) {
         (void)json_object_set_new(root, "best_ms", json_real(l->best_ms));
         (void)json_object_set_new(root, "dense_over_best", json_real(times(dense->best_ms, l->best_ms)));

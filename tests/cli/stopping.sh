@@ -7,20 +7,20 @@ search: {density: 0.3, epochs: {pretrain: 3, score: 2, finetune: 3}}
 train: {batch: 10}
 run: {threads: 1, eval_batch: 8}
 YAML
-search() { "$DASS" search -c tiny.yaml --set run.checkpoint_minutes=0.001 "$@" 2>said >printed; }
+search=("$DASS" search -c tiny.yaml --set run.checkpoint_minutes=0.001)
+search() { "${search[@]}" "$@" 2>said >printed; }
 same() { diff -r -x config.yaml -x run.json -x times.jsonl "$@" && echo 'the same bytes'; }
 # steps and damage differ from run to run
 show() { sed -E '/^dass: error|^dass: warning|^dass: search: stopped/!d; s/[0-9]+ steps/N steps/; s/to [0-9a-f]{16}/to HASH/; s/with [0-9a-f]{16}/with HASH/' said; }
 stop() { # signal, folder
     : >said
-    search -o "$2" &
-    local pid=$! child=
+    "${search[@]}" -o "$2" 2>said >printed & # not the function, whose shell would get the signal
+    local pid=$!
     for ((i = 0; i < 600; ++i)); do # until it has taken a step
         grep -q 'left$' said && break
         sleep 0.02
     done
-    child=$(pgrep -P $pid) # the shell of the function waits for the program
-    kill -"$1" "$child"
+    kill -"$1" $pid
     wait $pid
     echo "$1: status $?"
     show
@@ -35,12 +35,12 @@ echo "then: status $?"
 same whole stopped
 
 echo '-- another dass in the folder'
-search -o busy &
+"${search[@]}" -o busy 2>said >printed &
 for ((i = 0; i < 600; ++i)); do [ -e busy/metrics.jsonl ] && break; sleep 0.02; done
-kill -STOP "$(pgrep -P $!)"
+kill -STOP $!
 "$DASS" search -c tiny.yaml -o busy -q
 echo "status $?"
-kill -CONT "$(pgrep -P $!)"
+kill -CONT $!
 wait
 
 echo '-- a full disk'
