@@ -52,16 +52,22 @@ struct k_entry {
         first() = this;
     }
 };
-/* The entry of a variant; the last stands for the default of a launcher. */
-template <int N> k_entry &k_entry_of(k_entry (&all)[N], uint32_t variant)
+/* The entry of a variant; nullptr: there is none. */
+template <int N> k_entry *k_entry_of(k_entry (&all)[N], uint32_t variant)
 {
     int i = 0;
-    while (i < N - 1 && all[i].variant != variant)
+    while (i < N && all[i].variant != variant)
         i++;
-    return all[i];
+    return i < N ? &all[i] : nullptr;
 }
-/* First line of a launcher: n items of a variant of it are launched. */
-#define K_COUNT(all, variant, n) (k_entry_of(all, variant).launches += ((n) + DASS_K_ITEMS - 1) / DASS_K_ITEMS)
+/* First line of a launcher: n items of a variant of it are launched; another variant is cudaErrorInvalidValue. */
+#define K_COUNT(all, variant, n)                                     \
+    do {                                                             \
+        k_entry *const entry_ = k_entry_of(all, variant);            \
+        if (entry_ == nullptr)                                       \
+            return 1;                                                \
+        entry_->launches += ((n) + DASS_K_ITEMS - 1) / DASS_K_ITEMS; \
+    } while (0)
 
 /* A launcher of a kernel without variants, or with the variants V = 1 and 4 channels to a thread. */
 #define K_LAUNCHER(fn, A, kernel, block)                                          \

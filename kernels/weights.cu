@@ -6,7 +6,7 @@
 template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_transpose(K_PARAM P p)
 {
     K_ITEM(p);
-    using T = typename k_stored<(S & K_S_BF16) != 0>::type;
+    K_STORED_TYPE(S);
     const T *const src = k_as<T>(a.src);
     T *const dst = k_as<T>(a.dst);
     const size_t n = (size_t)a.rows * a.n_i * a.n_j;
@@ -18,16 +18,4 @@ template <int S, class P> __global__ void K_BOUNDS(K_THREADS, 4) k_transpose(K_P
     }
 }
 
-static k_entry entries[] = {
-    {"dass_k_transpose_run V1 bf16", dass_k_transpose_run, DASS_K_V1 | DASS_K_BF16},
-    {"dass_k_transpose_run", dass_k_transpose_run, DASS_K_V1},
-};
-DASS_K_API int dass_k_transpose_run(const void *items, uint32_t n, dass_k_grid g, void *stream)
-{
-    K_COUNT(entries, g.variant, n);
-    if (g.variant & DASS_K_BF16)
-        K_LAUNCH_PACKS(dass_k_transpose, k_transpose, K_S_BF16 | 1, K_THREADS, items, n, g, stream);
-    else
-        K_LAUNCH_PACKS(dass_k_transpose, k_transpose, 1, K_THREADS, items, n, g, stream);
-    return k_launched();
-}
+K_LAUNCHER_S1(dass_k_transpose_run, dass_k_transpose, k_transpose, K_THREADS)

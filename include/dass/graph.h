@@ -349,7 +349,7 @@ dass_val dass_irblock(dass_graph *g, const dass_irblock_in *in, int32_t stride, 
 
 /* d_x (N,IC,H,W) of conv; h, w: size of x. */
 dass_val dass_conv_bwd_data(dass_graph *g, dass_val d_y, dass_val w, int32_t h, int32_t wd, dass_conv_attr a);
-/* d_w, shape oc, ic/groups, kh, kw. */
+/* d_w, shape oc, ic/groups, kh, kw, real. */
 dass_val dass_conv_bwd_weights(dass_graph *g, dass_val x, dass_val d_y, dass_conv_attr a);
 /* Sum over N, H, W: (N,C,H,W) -> (C). Gradient of a bias. */
 dass_val dass_channel_sum(dass_graph *g, dass_val x);

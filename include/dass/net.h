@@ -131,6 +131,9 @@ typedef struct dass_phase {
  *   HESSIAN_N       ALPHA_GRAD_N = gradient of alpha;  theta = saved, the same bytes;
  *                   ALPHA_GRAD -= xi (P - N) / (2 eps);  Adam
  *
+ * They store activations as real numbers also for a device that is opened with bf16, in which a weight shifted by
+ * eps v would mostly be the weight itself.
+ *
  * No other graph may run in between: they share v and its norm. In the score stage these tasks are DASS_UNSUPPORTED:
  * weights move the loss there through a mask that scores decide, and scores that are shifted flip its bits, so that the
  * difference of gradients is of two networks and no derivative. That stage uses ALPHA (dass_alpha_tasks says so).
@@ -138,7 +141,7 @@ typedef struct dass_phase {
  * Loss and correct, those of the main classifier, land in buffers LOSS and CORRECT. Inputs: STEP, and IMAGES, LABELS,
  * SAMPLES or what dass_resident says. Graphs that mask refer to the whole of group W, so a phase with an auxiliary head
  * is built first, or the head's parameters are in the store before. Where the store has a head that the phase does not
- * train, its gradient is 0. */
+ * train, its gradient is 0. be, or NULL: whose fused ops may be used, and in which type activations are stored. */
 dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_phase *phase, dass_dtype real,
                              dass_backend *be, dass_graph **out);
 

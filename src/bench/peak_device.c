@@ -1,11 +1,13 @@
 /* The ceilings of a device that is not the processor: one large product by the library behind pointwise convolutions,
- * in the precision the device was opened with, and one long sum and one long copy by its own kernels. What the device
- * does at best with what the engine has, so a share of it says how far a node is from that; the data sheet's figures
- * are higher. Invariant: operands are random numbers, since a card runs zeros faster.
+ * in the precision the device was opened with and on tensors of the type it stores, and one long sum and one long copy
+ * by its own kernels. What the device does at best with what the engine has, so a share of it says how far a node is
+ * from that; the data sheet's figures are higher. Invariant: operands are random numbers, since a card runs zeros
+ * faster.
  */
 #include <string.h>
 
 #include "dass/bench.h"
+#include "dass/bf16.h"
 #include "dass/mem.h"
 #include "dass/rng.h"
 
@@ -28,8 +30,8 @@ static dass_status build(dass_graph *g, dass_peak_size size)
     const int32_t floats = (int32_t)(size.bytes / sizeof(float));
     const int32_t x_dim[4] = {2 * n, n, 1, 1};
     const int32_t w_dim[4] = {n, n, 1, 1};
-    const dass_val x = dass_ref(g, "x", BUF_X, 0, DASS_LAYOUT_NHWC, 4, x_dim);
-    const dass_val w = dass_ref(g, "w", BUF_W, 0, DASS_LAYOUT_OIHW, 4, w_dim);
+    const dass_val x = dass_ref_typed(g, "x", g->stored, BUF_X, 0, DASS_LAYOUT_NHWC, 4, x_dim);
+    const dass_val w = dass_ref_typed(g, "w", g->stored, BUF_W, 0, DASS_LAYOUT_OIHW, 4, w_dim);
     const dass_val y = dass_conv(g, x, w, 0, (dass_conv_attr){.kh = 1, .kw = 1, .stride = 1, .dil = 1, .groups = 1});
     dass_place(g, y, BUF_Y, 0);
     const dass_val from = dass_ref(g, "from", BUF_X, 0, DASS_LAYOUT_FLAT, 1, &floats);
@@ -45,8 +47,14 @@ static dass_status fill(rig *r, void *dst, size_t bytes)
     DASS_TRY(dass_mem_alloc(PART * sizeof(float), "random numbers", &block));
     float *x = block;
     dass_rng random = dass_rng_make(1, DASS_RNG_TEST, 0, 0);
-    for (size_t i = 0; i < PART; ++i)
+    for (size_t i = 0; i < PART; ++i) {
         x[i] = (float)dass_rng_below(&random, 1u << 24) * 0x1p-24f - 0.5f;
+        if (r->be->stored == DASS_BF16) { /* two numbers as bf16, and as a float about the second */
+            const uint32_t lower = dass_bf16_of((float)dass_rng_below(&random, 1u << 24) * 0x1p-24f - 0.5f);
+            const uint32_t pair = (uint32_t)dass_bf16_of(x[i]) << 16 | lower;
+            memcpy(&x[i], &pair, sizeof pair);
+        }
+    }
     dass_status st = DASS_OK;
     for (size_t at = 0; st == DASS_OK && at < bytes; at += PART * sizeof(float)) {
         const size_t left = bytes - at;
@@ -66,7 +74,7 @@ static dass_status open_rig(rig *r, dass_peak_size size)
         DASS_TRY(r->be->ops->alloc(r->be, bytes[i], "peak measurement", &r->bufs[i]));
     DASS_TRY(fill(r, r->bufs[BUF_X], bytes[BUF_X]));
     DASS_TRY(fill(r, r->bufs[BUF_W], bytes[BUF_W]));
-    DASS_TRY(dass_graph_make(r->be->ops->real, &r->graph));
+    DASS_TRY(dass_graph_make_stored(r->be->ops->real, r->be->stored, &r->graph));
     DASS_TRY(build(r->graph, size));
     DASS_TRY(dass_exec_make(r->be, r->graph, NULL, &r->exec));
     DASS_TRY(dass_program_make(r->be, &r->exec, 1, r->bufs, N_BUFS, &r->program));

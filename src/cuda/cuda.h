@@ -82,6 +82,9 @@ dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, 
  * (cuda_shape.c); bind it with the address of that output. Nothing for DASS_ACT_NONE. */
 dass_status dass__cuda_add_act(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
 void dass__cuda_bind_act(const dass_graph *g, dass_node n, const dass__cuda_impl *impl, void *y);
+/* Add a stage that turns n elements from float into bf16 or back (cuda_flat.c); wide: both begin at a multiple of 4 of
+ * their elements. Bind x and y of its dass_k_cast. */
+dass_status dass__cuda_add_cast(dass_cuda *c, dass_arena *mem, dass_kernel *k, int64_t n, bool wide, dass_dtype to);
 /* Add a call of a library, the one whose name the row's begins with; or a copy, if `name` begins with "copy". */
 dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
                                 void *object);

@@ -185,15 +185,8 @@ static dass_status add_transpose(dass_cuda *c, dass_arena *mem, dass_kernel *k, 
 /* v, in bf16, as fp32 in scratch. */
 static dass_status add_widening(dass_cuda *c, dass_arena *mem, const dass_value *v, dass_kernel *k, copying *to)
 {
-    const uint32_t variant = dass__cuda_vec4(v, 0) ? DASS_K_V4 : DASS_K_V1;
-    const uint64_t count = (uint64_t)dass_value_count(v);
-    void *p = NULL;
-    to->bytes = count * sizeof(float);
-    DASS_TRY(dass__cuda_add(mem, k, dass_k_cast_run, "widen",
-                            dass__cuda_flat_grid(c, (count + 3) / dass__cuda_width(variant), variant),
-                            sizeof(dass_k_cast), &p));
-    ((dass_k_cast *)p)->n = (size_t)count;
-    return DASS_OK;
+    to->bytes = (size_t)dass_value_count(v) * sizeof(float);
+    return dass__cuda_add_cast(c, mem, k, dass_value_count(v), dass__cuda_vec4(v, 0), DASS_F32);
 }
 
 static void bind_widening(const dass__cuda_impl *impl, uint32_t stage, const copying *k)

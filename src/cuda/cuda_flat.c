@@ -2,6 +2,7 @@
  * the places of the values in their buffers; lengths may be anything.
  */
 #include "cuda.h"
+#include "dass/bf16.h"
 #include "dass/mem.h"
 #include "kernels/flat.h"
 #include "kernels/mask.h"
@@ -71,10 +72,10 @@ static uint32_t word_of(dass_dtype dtype, double value)
         return (uint8_t)value * 0x01010101u;
     if (dtype == DASS_I32)
         u.i = (int32_t)value;
+    else if (dtype == DASS_BF16)
+        u.word = dass_bf16_of((float)value) * 0x00010001u;
     else
         u.f = (float)value;
-    if (dtype == DASS_BF16) /* to nearest, ties to even */
-        u.word = (u.word + 0x7fffu + (u.word >> 16 & 1u)) >> 16 << 16 | (u.word + 0x7fffu + (u.word >> 16 & 1u)) >> 16;
     return u.word;
 }
 
@@ -103,20 +104,25 @@ BIND(fill)
 
 static dass_status prepare_copy(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
 
+dass_status dass__cuda_add_cast(dass_cuda *c, dass_arena *mem, dass_kernel *k, int64_t n, bool wide, dass_dtype to)
+{
+    const uint32_t v = (wide ? DASS_K_V4 : DASS_K_V1) | (to == DASS_BF16 ? DASS_K_BF16 : 0);
+    const uint64_t threads = ((uint64_t)n + 3) / dass__cuda_width(v);
+    void *p = NULL;
+    DASS_TRY(
+        dass__cuda_add(mem, k, dass_k_cast_run, "cast", dass__cuda_flat_grid(c, threads, v), sizeof(dass_k_cast), &p));
+    ((dass_k_cast *)p)->n = (size_t)n;
+    return DASS_OK;
+}
+
 static dass_status prepare_cast(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k)
 {
     const dass_value *x = dass__cuda_in(g, n, 0);
     const dass_value *y = dass__cuda_out(g, n, 0);
     if (x->dtype == y->dtype)
         return prepare_copy(c, mem, g, n, k);
-    const bool wide = dass__cuda_vec4(x, 0) && dass__cuda_vec4(y, 0);
-    const uint32_t v = (wide ? DASS_K_V4 : DASS_K_V1) | dass__cuda_stored(y);
-    const uint64_t count = (uint64_t)dass_value_count(y);
-    void *p = NULL;
-    DASS_TRY(dass__cuda_add(mem, k, dass_k_cast_run, "cast",
-                            dass__cuda_flat_grid(c, (count + 3) / dass__cuda_width(v), v), sizeof(dass_k_cast), &p));
-    ((dass_k_cast *)p)->n = (size_t)count;
-    return DASS_OK;
+    return dass__cuda_add_cast(c, mem, k, dass_value_count(y), dass__cuda_vec4(x, 0) && dass__cuda_vec4(y, 0),
+                               y->dtype);
 }
 
 BIND(cast)

@@ -113,9 +113,10 @@ dass_status dass_backend_open(const char *name, const dass_backend_options *opt,
 
 static dass_precision precision_of(const char *word)
 {
-    int p = DASS_PRECISION_FP32; /* the configuration lets no other word through */
-    while (p + 1 < DASS_N_PRECISIONS && strcmp(word, precisions[p]) != 0)
+    int p = 0;
+    while (p < DASS_N_PRECISIONS && strcmp(word, precisions[p]) != 0)
         p++;
+    DASS_ASSERT(p < DASS_N_PRECISIONS); /* the configuration lets no other word through */
     return (dass_precision)p;
 }
 

@@ -5,9 +5,10 @@
 #include "exec_private.h"
 
 #include <math.h>
-#include <string.h>
 
-#define PATTERN 0x7fc5a5a5u /* a quiet NaN as f32, and in the high word of an f64 */
+#include "dass/bf16.h"
+
+#define PATTERN 0x7fc57fc5u /* a quiet NaN as f32, in both halves as bf16, and in the high word of an f64 */
 
 static dass_status check_tail(dass_exec *e, dass_node n, const unsigned char *end, const char *what)
 {
@@ -54,10 +55,17 @@ static dass_status poison(dass_exec *e, dass_node n, unsigned char *arena)
     return DASS_OK;
 }
 
+static double number_at(const void *block, dass_dtype t, int64_t i)
+{
+    if (t == DASS_F64)
+        return ((const double *)block)[i];
+    return t == DASS_F32 ? (double)((const float *)block)[i] : (double)dass_bf16_float(((const uint16_t *)block)[i]);
+}
+
 static dass_status check_finite(dass_exec *e, dass_node n, dass_val v, const void *data)
 {
     const dass_value *x = &e->g->vals[v];
-    if (x->dtype != DASS_F32 && x->dtype != DASS_F64)
+    if (x->dtype != DASS_F32 && x->dtype != DASS_F64 && x->dtype != DASS_BF16)
         return DASS_OK;
     double block[512];
     const int64_t count = dass_value_count(x);
@@ -67,9 +75,7 @@ static dass_status check_finite(dass_exec *e, dass_node n, dass_val v, const voi
         DASS_TRY(
             e->be->ops->read(e->be, block, (const unsigned char *)data + (size_t)at * size, (size_t)n_here * size));
         for (int64_t i = 0; i < n_here; i++) {
-            float f = 0;
-            memcpy(&f, (const unsigned char *)block + (size_t)i * size, x->dtype == DASS_F32 ? 4 : 0);
-            if (isfinite(x->dtype == DASS_F32 ? (double)f : block[i]))
+            if (isfinite(number_at(block, x->dtype, i)))
                 continue;
             char line[400];
             dass_node_print(e->g, n, line, sizeof line);

@@ -346,8 +346,6 @@ dass_val dass_concat(dass_graph *g, const dass_val *x, uint32_t n)
     return dass__node1(g, DASS_OP_CONCAT, x, n, NULL, dass__shape_nhwc(g, a->dim[0], (int32_t)c, a->dim[2], a->dim[3]));
 }
 
-#define MAX_TERMS 60
-
 dass_val dass_cast(dass_graph *g, dass_val x, dass_dtype to)
 {
     if (g->status != DASS_OK)
@@ -361,6 +359,8 @@ dass_val dass_cast(dass_graph *g, dass_val x, dass_dtype to)
     s.dtype = to;
     return dass__node1(g, DASS_OP_CAST, &x, 1, &a, s);
 }
+
+#define MAX_TERMS 60
 
 dass_val dass_wsum(dass_graph *g, dass_val p, const dass_term *terms, uint32_t n)
 {

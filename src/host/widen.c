@@ -7,7 +7,7 @@
  */
 #include "host.h"
 
-#include <string.h>
+#include "dass/bf16.h"
 
 typedef struct widened {
     dass__impl head; /* row NULL: what tells this impl from a row's */
@@ -28,22 +28,15 @@ static const dass_value *value_of(const dass_graph *g, dass_node n, uint32_t i)
 static void widen(const uint16_t *from, float *to, int64_t n)
 {
 #pragma omp parallel for simd schedule(static) if (n >= 65536)
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = (uint32_t)from[i] << 16;
-        memcpy(&to[i], &bits, sizeof bits);
-    }
+    for (int64_t i = 0; i < n; i++)
+        to[i] = dass_bf16_float(from[i]);
 }
 
-/* To nearest, ties to even; a NaN stays one. */
 static void narrow(const float *from, uint16_t *to, int64_t n)
 {
 #pragma omp parallel for simd schedule(static) if (n >= 65536)
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &from[i], sizeof bits);
-        const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-        to[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
-    }
+    for (int64_t i = 0; i < n; i++)
+        to[i] = dass_bf16_of(from[i]);
 }
 
 static dass_status run_widened(dass_backend *be, void *impl)

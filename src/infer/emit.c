@@ -1,6 +1,6 @@
 /* The compiled graph, node by node of the source by what fold.c decided, and the constants it reads: weights with the
  * batch norm's scale in them, biases, and the matrices of sparse products by rows. All constants of a type lie in one
- * buffer, each at a multiple of 256 bytes. Sums of products are formed in double and rounded once.
+ * buffer, each at a multiple of 64 elements. Sums of products are formed in double and rounded once.
  */
 #include <math.h>
 #include <string.h>
@@ -43,8 +43,8 @@ static dass_val add_constants(dass__rewrite *r, dass_buf buf, const char *name, 
         return 0;
     }
     memcpy(to->x + to->n, x, n * sizeof *x);
-    const dass_val v = dass_ref_typed(r->out, name, stored ? r->out->stored : r->out->real, buf, (int64_t)to->n, layout,
-                                      rank, dim);
+    const dass_val v =
+        dass_ref_typed(r->out, name, stored ? r->out->stored : r->out->real, buf, (int64_t)to->n, layout, rank, dim);
     to->n += n;
     return v;
 }

@@ -146,7 +146,9 @@ static void decide_load(dass__rewrite *r, dass_node n)
 {
     const dass_val x = dass__infer_in(r, n)[0];
     const dass_node before = conv_behind(r, x);
-    if (r->fate[n].gone || conv_of(r, n)->groups != r->src->g->vals[x].dim[1] || before == 0)
+    const int32_t c = r->src->g->vals[x].dim[1];
+    if (r->fate[n].gone || conv_of(r, n)->groups != c || r->src->g->vals[dass__infer_out(r, n)].dim[1] != c ||
+        before == 0)
         return;
     dass__fate *f = &r->fate[before];
     if (f->gone || f->sparse || f->at != before || !is_pointwise(conv_of(r, before)) ||

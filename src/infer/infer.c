@@ -6,6 +6,7 @@
 
 #include "infer_private.h"
 
+#include "dass/bf16.h"
 #include "dass/step_block.h"
 
 struct dass_infer {
@@ -88,18 +89,8 @@ static dass_status alloc_buffers(dass_infer *f, const dass__rewrite *r)
     };
     for (int b = DASS__BUF_INPUT; b < DASS__N_INFER_BUFS; b++)
         DASS_TRY(ops->alloc(f->be, bytes[b], "inference buffer", &f->buf[b]));
-    f->stats.const_bytes =
-        r->reals.n * real + r->stored.n * dass_dtype_bytes(DASS_BF16) + r->n_ints * sizeof(int32_t);
+    f->stats.const_bytes = r->reals.n * real + r->stored.n * dass_dtype_bytes(DASS_BF16) + r->n_ints * sizeof(int32_t);
     return DASS_OK;
-}
-
-/* To nearest, ties to even. Weights are finite. */
-static uint16_t to_bf16(double x)
-{
-    const float f = (float)x;
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 static dass_status write_constants(dass_infer *f, const dass__rewrite *r)
@@ -112,7 +103,7 @@ static dass_status write_constants(dass_infer *f, const dass__rewrite *r)
     convert(f, r->reals.x, r->reals.n, p);
     dass_status st = ops->write(f->be, f->buf[DASS__BUF_REALS], p, r->reals.n * real_bytes(f));
     for (size_t i = 0; st == DASS_OK && i < r->stored.n; i++)
-        half[i] = to_bf16(r->stored.x[i]);
+        half[i] = dass_bf16_of((float)r->stored.x[i]);
     if (st == DASS_OK)
         st = ops->write(f->be, f->buf[DASS__BUF_STORED], half, r->stored.n * sizeof *half);
     if (st == DASS_OK)

@@ -174,8 +174,8 @@ static void zero_auxiliary(dass_graph *g, const dass_store *s, dass_group group,
     }
 }
 
-/* Gradient of the loss, plus its weight times the auxiliary one; MASKED or W into W_GRAD, AF into
- * AF_GRAD. */
+/* Gradient of the loss, plus its weight times the auxiliary one; what convolutions read into W_GRAD,
+ * AF into AF_GRAD. */
 static dass_status take_gradient(dass_graph *g, const dass_store *s, const dass_phase *phase,
                                  const loss_values *values, dass_buf weights)
 {
@@ -300,6 +300,13 @@ static bool backend_can(void *ctx, dass_op op)
     return be->ops->can(be, op);
 }
 
+/* The four graphs of a second-order step take the difference of two gradients at weights that are shifted by less than
+ * half a unit of bf16: they store real numbers whatever the device stores. */
+static dass_dtype stored_by(const dass_phase *phase, dass_dtype real, const dass_backend *be)
+{
+    return be != NULL && real == be->ops->real && !dass__task_is_unrolled(phase->task) ? be->stored : real;
+}
+
 /* Forward on a graph of its own, lowered into *out with loss and correct placed. *out is the
  * caller's on success. */
 static dass_status lowered_forward(dass_store *s, const dass_arch *arch, const dass_phase *phase,
@@ -310,7 +317,7 @@ static dass_status lowered_forward(dass_store *s, const dass_arch *arch, const d
     dass_graph *g = NULL;
     dass_val keep[3];
     dass_status st = DASS_OK;
-    DASS_TRY(dass_graph_make_stored(real, be && real == be->ops->real ? be->stored : real, &forward));
+    DASS_TRY(dass_graph_make_stored(real, stored_by(phase, real, be), &forward));
     build_masks(forward, s, phase);
     build_stored(forward, s, phase);
     DASS_TRY_TO(build_forward(forward, s, arch, phase, values), st, out);
