@@ -173,6 +173,26 @@ out:
     return st;
 }
 
+dass_status dass__checkpoint_sweep(const dass__session *s)
+{
+    static const char end[] = ".safetensors.tmp";
+    char path[PATH_BYTES];
+    DIR *d = opendir(dass__in_folder(s, FOLDER, path, sizeof path));
+    if (d == NULL)
+        return errno == ENOENT ? DASS_OK : DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    dass_status st = DASS_OK;
+    for (const struct dirent *e = readdir(d); st == DASS_OK && e != NULL; e = readdir(d)) {
+        const size_t n = strlen(e->d_name);
+        const bool ours = strncmp(e->d_name, "epoch-", 6) == 0 || strncmp(e->d_name, "partial.", 8) == 0;
+        if (ours && n > sizeof end && strcmp(e->d_name + n + 1 - sizeof end, end) == 0 &&
+            unlinkat(dirfd(d), e->d_name, 0) != 0 && errno != ENOENT)
+            st =
+                DASS_FAIL(DASS_IO, "%s/%s: cannot remove what a killed run left: %s", path, e->d_name, strerror(errno));
+    }
+    (void)closedir(d);
+    return st;
+}
+
 dass_status dass__checkpoint_forget(dass__session *s)
 {
     return remove_old(s, 0);

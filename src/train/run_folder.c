@@ -28,7 +28,7 @@
 static const dass_config_key free_keys[] = {DASS_KEY_data_path, DASS_KEY_data_resident, DASS_KEY_run_checkpoint_minutes,
                                             DASS_KEY_run_keep, DASS_KEY_bench_batch};
 
-/* What --restart removes. */
+/* What --restart removes; and with .tmp behind it, what a killed process may have left of them. */
 static const char *const own_files[] = {"config.yaml", "run.json",      "metrics.jsonl",     "alphas.jsonl",
                                         "times.jsonl", "genotype.json", "params.safetensors"};
 
@@ -174,8 +174,19 @@ static dass_status compare_identity(const dass__session *s, const dass_params *f
 static dass_status remove_file(const char *path)
 {
     if (unlink(path) != 0 && errno != ENOENT)
-        return DASS_FAIL(DASS_IO, "--restart: %s: %s", path, strerror(errno));
+        return DASS_FAIL(DASS_IO, "%s: cannot remove it: %s", path, strerror(errno));
     return DASS_OK;
+}
+
+static dass_status sweep(const dass__session *s)
+{
+    char path[PATH_BYTES];
+    char file[64];
+    for (size_t i = 0; i < sizeof own_files / sizeof *own_files; ++i) {
+        (void)snprintf(file, sizeof file, "%s.tmp", own_files[i]);
+        DASS_TRY(remove_file(dass__in_folder(s, file, path, sizeof path)));
+    }
+    return dass__checkpoint_sweep(s);
 }
 
 static dass_status forget(dass__session *s)
@@ -198,6 +209,7 @@ dass_status dass__folder_open(dass__session *s, const dass_params *from)
         return DASS_FAIL(DASS_ARG, "-o: a folder name of %zu characters", strlen(s->opt->out_dir));
     DASS_TRY(dass_folder_make(s->opt->out_dir));
     DASS_TRY(lock_folder(s));
+    DASS_TRY(sweep(s));
     if (s->opt->restart)
         DASS_TRY(forget(s));
     if (stat(dass__in_folder(s, "run.json", path, sizeof path), &sb) == 0) {

@@ -180,5 +180,7 @@ dass_status dass__checkpoint_save(dass__session *s, bool partial);
 dass_status dass__checkpoint_load(dass__session *s);
 /* Remove all of them. */
 dass_status dass__checkpoint_forget(dass__session *s);
+/* Remove halves of checkpoints that a killed process was writing. The folder is locked. */
+dass_status dass__checkpoint_sweep(const dass__session *s);
 
 #endif

@@ -34,6 +34,10 @@ survives() { # name, arguments of dass...
         wait $pid 2>/dev/null
         grep -q 'going on in' said && resumed=$((resumed + 1))
     done
+    # killed while it wrote one last time, of which no later write needs the name
+    mkdir -p "$name.killed/checkpoint"
+    echo half | tee "$name.killed/params.safetensors.tmp" >"$name.killed/checkpoint/partial.safetensors.tmp"
+    cp "$name.killed/params.safetensors.tmp" "$name.killed/checkpoint/epoch-000001.safetensors.tmp"
     run "$name.killed" "$@"
     grep -q 'going on in' said && resumed=$((resumed + 1))
     # config.yaml and run.json quote the command line, which names the folder; times are what they are
