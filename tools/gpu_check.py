@@ -263,7 +263,8 @@ def latencies(check):
                                dass("bench", "latency", "--net", "mobilenet_v2", "--set", "net.form=imagenet", "--set",
                                     "net.image=224", "--set", "net.classes=1000", "--set", f"bench.batch={batch}",
                                     "--set", f"prune.density={density}", "--set", f"run.precision={precision}",
-                                    "--execution", execution, "--device", "cuda", "--json"), 60, json_lines)
+                                    "--execution", execution, "--device", "cuda", "--json"),
+                               120 if precision == "bf16" else 60, json_lines)  # engines compiled for each shape
                 rows += [dict(row, density=density) for row in r or []]
     return rows
 
