@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """What only a GPU can settle, in one run: build, numbers, races, repeatability, speed.
 
-    tools/gpu_check.py [--deps FOLDER] [--out bench] [--minutes 8] [--commit NAME]    what `make gpu-check` does
+    tools/gpu_check.py [--deps FOLDER] [--out bench] [--minutes 8] [--commit NAME] [--parts latency,torch]
+                                                                                      what `make gpu-check` does
     tools/gpu_check.py --double --out FOLDER                                          in small, on the tests' double
 
 Needs the CUDA toolkit's nvcc, a C compiler, make and a driver. cuDNN, cuBLASLt and cuSPARSE may lie in the toolkit, in
 the system's folders or in Python's packages (nvidia/*). --deps: the folder that `make gpu-deps` fills on a machine with
 packages. Sanitizers and PyTorch are used where they are found. Leaves OUT/gpu-DEVICE-COMMIT.json with everything, .md
 with what a person reads. Every step has a limit of its own, and none begins when the minutes are spent: it is then
-listed as not run. Exits 1 when a step failed.
+listed as not run; --parts takes some of them, in a second run what a first had no time for. Exits 1 when a step
+failed.
 """
 import argparse
 import filecmp
@@ -29,6 +31,7 @@ STAGES = ("dense", "score", "finetune")
 SEARCH = ["-c", "configs/search_cifar10.yaml"]
 SMALL = ["--set", "net.channels=4", "--set", "net.layers=3", "--set", "net.nodes=1", "--set", "net.image=8", "--set",
          "train.batch=4"]
+PARTS = ("numbers", "repeat", "times", "latency", "torch", "sanitizers")
 CIFAR_STEPS = 390 * 50  # of the 50-epoch search: 25,000 training images, batch 64
 
 
@@ -211,7 +214,7 @@ def sanitizers(check):
     only = {"DASS_TEST_BACKEND": "cuda", "DASS_TEST_SHORT": "1"}
     for kind in ("memcheck", "racecheck"):
         argv = [tool, "--tool", kind, "--error-exitcode", "9", program("test_ops")]
-        check.step(f"compute-sanitizer {kind}", argv, 100, test_lines, env=only)
+        check.step(f"compute-sanitizer {kind}", argv, 150, test_lines, env=only)
 
 
 def repeat_search(check):
@@ -345,7 +348,11 @@ def main():
     p.add_argument("--minutes", type=float, default=8)
     p.add_argument("--commit", help="name of the sources, where git cannot tell")
     p.add_argument("--double", action="store_true")
+    p.add_argument("--parts", default=",".join(PARTS))
     args = p.parse_args()
+    parts = args.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        sys.exit(f"gpu-check: --parts {args.parts}: there are {', '.join(PARTS)}")
     os.chdir(ROOT)
     machine = machine_of(args)
     if not args.double and not machine["device"]:
@@ -364,19 +371,25 @@ def main():
         if check.failed():
             say("\n".join(check.steps[-1].get("output", [])))
         else:
-            numbers(check)
-            repeat_search(check)
-            report["timings"] = timings(check)
-            report["latency"] = latencies(check)
-            report["torch"] = torch_times(check)
-            if not args.double:
+            if "numbers" in parts:
+                numbers(check)
+            if "repeat" in parts:
+                repeat_search(check)
+            if "times" in parts:
+                report["timings"] = timings(check)
+            if "latency" in parts:
+                report["latency"] = latencies(check)
+            if "torch" in parts:
+                report["torch"] = torch_times(check)
+            if "sanitizers" in parts and not args.double:
                 sanitizers(check)
     finally:
         shutil.rmtree(check.work, ignore_errors=True)
     report.update(steps=check.steps, failed=[s["name"] for s in check.failed()])
     os.makedirs(args.out, exist_ok=True)
     name = re.sub("[^A-Za-z0-9]+", "-", machine["device"]).strip("-").lower()
-    path = os.path.join(args.out, f"gpu-{name}-{report['commit']}")
+    some = "" if set(parts) == set(PARTS) else "-" + "-".join(parts)
+    path = os.path.join(args.out, f"gpu-{name}-{report['commit']}{some}")
     with open(path + ".json", "w") as f:
         json.dump(report, f, indent=1)
         f.write("\n")
