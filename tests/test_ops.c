@@ -198,7 +198,7 @@ static int64_t rounded_twice(const case_tensor *t, const case_data *got, const c
     for (int64_t k = 0; k < t->count; k++) {
         int exponent = 0;
         (void)frexp(fabs(b[k]), &exponent); /* 8 bits: the unit is 2^(exponent - 8) */
-        n += !(fabs(a[k] - b[k]) <= ldexp(0.5, exponent - 8) + tolerance * scale);
+        n += !(fabs(a[k] - b[k]) <= (b[k] == 0 ? 0 : ldexp(0.5, exponent - 8)) + tolerance * scale);
     }
     return n;
 }

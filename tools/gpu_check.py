@@ -195,7 +195,7 @@ def numbers(check):
     only = {"DASS_TEST_BACKEND": "cuda"}
     if not check.args.double:  # there they are tests of `make test`
         check.step("operations agree with the reference", [program("test_ops")], 120, test_lines, env=only)
-        check.step("whole steps agree; merged, recorded and twice are the same bytes", [program("test_device")], 120,
+        check.step("whole steps agree; merged, recorded and twice are the same bytes", [program("test_device")], 240,
                    test_lines)
     lines = output_of(os.path.join(ROOT, program("cudnn_plans/list_convs")),
                       *sorted(glob.glob(os.path.join(ROOT, "configs", "*.yaml")))).splitlines()
@@ -291,7 +291,8 @@ def markdown(report):
     m = report["machine"]
     lines = [f"# {m['device']}, dass {report['commit']}", "",
              f"{report['date']}. Driver {m['driver'] or '-'}, {m['nvcc'] or 'no nvcc'}, {m['cpus']} processors.",
-             f"Reproduce: `make gpu-check`. {len(report['failed'])} of {len(report['steps'])} steps failed.", ""]
+             f"Reproduce: `make gpu-check`, or `{' '.join(sys.argv)}`. "
+             f"{len(report['failed'])} of {len(report['steps'])} steps failed.", ""]
     lines += ["| step | state | seconds |", "|---|---|---|"]
     lines += [f"| {s['name']} | {s['state']} | {s.get('seconds', '')} |" for s in report["steps"]]
     lines += ["", "## Search step of the CIFAR-10 supernet (C=16, 8 cells, batch 64)", "",

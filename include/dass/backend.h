@@ -86,8 +86,8 @@ typedef struct dass_backend_ops {
     void (*replay_free)(dass_backend *be, dass_replay *r); /* NULL is fine */
     size_t (*replay_nodes)(const dass_replay *r);          /* launches and copies in it */
     dass_dtype real; /* the floating type it computes in: graphs of the other are refused */
-    /* Bit a: dass_act a behind a pointwise convolution costs a launch of its own here, so that the depthwise
-     * convolution that reads the result had better apply it on load. */
+    /* Bit a: dass_act a behind a pointwise convolution of real numbers costs a launch of its own here, so that the
+     * depthwise convolution that reads the result had better apply it on load. */
     unsigned acts_on_load;
     unsigned precisions; /* bit p: precision p, beside FP32; others are refused */
 } dass_backend_ops;

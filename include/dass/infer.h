@@ -34,8 +34,8 @@ typedef struct dass_infer_options {
     dass_exec_options exec;
 } dass_infer_options;
 /* Where sparse products on a device should pay against dense ones in single precision: estimated from peaks at 0.33,
- * not yet measured; tensor cores, of TF32 or bf16, would move it down. On the processor they do not pay at 0.1 either: the channels-last kernel turns its tiles there and
- * back, which takes most of its time. */
+ * not yet measured; tensor cores, of TF32 or bf16, would move it down. On the processor they do not pay at 0.1 either:
+ * the channels-last kernel turns its tiles there and back, which takes most of its time. */
 #define DASS_INFER_BELOW 0.3
 
 typedef struct dass_infer dass_infer;

@@ -1,4 +1,5 @@
-/* Rows of convolutions that cuDNN runs: whatever is neither depthwise nor pointwise, which stand before these rows.
+/* Rows of convolutions that cuDNN runs: whatever is neither depthwise nor pointwise, which stand before these rows;
+ * and pointwise ones in bf16 with a bias.
  *
  * cuDNN wants filters as OHWI and its tensors on 16-byte boundaries; parameters are OIHW, and lie in their flat buffer
  * where they happen to lie. So a filter is turned into scratch first (or its gradient out of it), unless both orders

@@ -8,7 +8,7 @@
 
 #include "dass/bf16.h"
 
-#define PATTERN 0x7fc57fc5u /* a quiet NaN as f32, in both halves as bf16, and in the high word of an f64 */
+#define PATTERN 0x7fff7fffu /* a quiet NaN as f32, as f64, and as bf16 in both halves */
 
 static dass_status check_tail(dass_exec *e, dass_node n, const unsigned char *end, const char *what)
 {
@@ -57,9 +57,20 @@ static dass_status poison(dass_exec *e, dass_node n, unsigned char *arena)
 
 static double number_at(const void *block, dass_dtype t, int64_t i)
 {
-    if (t == DASS_F64)
-        return ((const double *)block)[i];
-    return t == DASS_F32 ? (double)((const float *)block)[i] : (double)dass_bf16_float(((const uint16_t *)block)[i]);
+    const unsigned char *at = (const unsigned char *)block + (size_t)i * dass_dtype_bytes(t);
+    double d = 0;
+    float f = 0;
+    uint16_t half = 0;
+    if (t == DASS_F64) {
+        memcpy(&d, at, sizeof d);
+        return d;
+    }
+    if (t == DASS_BF16) {
+        memcpy(&half, at, sizeof half);
+        return (double)dass_bf16_float(half);
+    }
+    memcpy(&f, at, sizeof f);
+    return (double)f;
 }
 
 static dass_status check_finite(dass_exec *e, dass_node n, dass_val v, const void *data)

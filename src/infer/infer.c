@@ -142,7 +142,7 @@ dass_status dass_infer_compile(const dass_infer_source *src, const dass_infer_op
     DASS_TRY(dass_mem_alloc(sizeof(dass_infer), "compiled network", &p));
     dass_infer *f = p;
     f->be = be;
-    dass__rewrite r = {.src = src, .opt = opt, .acts_on_load = be->ops->acts_on_load};
+    dass__rewrite r = {.src = src, .opt = opt, .acts_on_load = be->stored == be->ops->real ? be->ops->acts_on_load : 0};
     const dass_status st = build(f, &r);
     f->graph = r.out; /* its executor goes first, also after an error */
     dass_mem_free(r.reals.x);

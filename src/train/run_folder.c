@@ -209,13 +209,12 @@ dass_status dass__folder_open(dass__session *s, const dass_params *from)
         return DASS_FAIL(DASS_ARG, "-o: a folder name of %zu characters", strlen(s->opt->out_dir));
     DASS_TRY(dass_folder_make(s->opt->out_dir));
     DASS_TRY(lock_folder(s));
-    DASS_TRY(sweep(s));
     if (s->opt->restart)
         DASS_TRY(forget(s));
     if (stat(dass__in_folder(s, "run.json", path, sizeof path), &sb) == 0) {
         DASS_TRY(compare_identity(s, from));
         DASS_TRY(compare_config(s, dass__in_folder(s, "config.yaml", path, sizeof path)));
-        return DASS_OK;
+        return sweep(s);
     }
     /* run.json is written last: without it the folder is empty, or holds files that no run of ours can go on from. */
     if (stat(dass__in_folder(s, "params.safetensors", path, sizeof path), &sb) == 0)
