@@ -176,6 +176,11 @@ static const char *act_text(int32_t act)
     return act == DASS_ACT_RELU ? " ->relu" : act == DASS_ACT_RELU6 ? " ->relu6" : "";
 }
 
+static const char *load_text(int32_t act)
+{
+    return act == DASS_ACT_RELU ? " relu" : act == DASS_ACT_RELU6 ? " relu6" : "";
+}
+
 static int print_attr(const dass_node_rec *r, char *buf, size_t n)
 {
     switch ((int)r->op) {
@@ -185,7 +190,7 @@ static int print_attr(const dass_node_rec *r, char *buf, size_t n)
     case DASS_OP_DWPW:
     case DASS_OP_DWPW_BWD:
         return snprintf(buf, n, " %dx%d s%d p%d d%d g%d%s%s", r->attr.conv.kh, r->attr.conv.kw, r->attr.conv.stride,
-                        r->attr.conv.pad, r->attr.conv.dil, r->attr.conv.groups, r->attr.conv.relu ? " relu" : "",
+                        r->attr.conv.pad, r->attr.conv.dil, r->attr.conv.groups, load_text(r->attr.conv.relu),
                         act_text(r->attr.conv.act));
     case DASS_OP_SPCONV:
         return snprintf(buf, n, " %lld entries%s%s", (long long)r->attr.sparse.nnz, act_text(r->attr.sparse.act),
