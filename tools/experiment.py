@@ -7,12 +7,17 @@
 A cell of the table is a run of its own that leaves its row as OUT/rows/CELL.json; a cell whose row exists is skipped,
 and a cell that another one needs is run first. Cells:
 
-    search:METHOD                    METHOD  dass | darts: 5 cells, C=8, density 0.01
-    dense:NET:SEED                   NET     mobilenet_v2 | dass | darts (the cells that the searches found)
-    prune:NET:ALLOCATION:SEED        ALLOCATION  uniform | erk
+    search:METHOD                    METHOD  dass | darts: 5 cells, C=8, density 0.01; random1, random2, ...: see below
+    dense:NET:SEED                   NET     mobilenet_v2, or METHOD (the cell that its search found, C=32), or METHOD-cN
+                                             (the same at C=N)
+    small:NET:SEED                   the same trained for all the epochs of a dense and a pruned network together
+    prune:NET:ALLOCATION:SEED        ALLOCATION  uniform | erk | global | floor; by learned scores
+    oneshot:NET:ALLOCATION:SEED      by magnitude, at once
+    gradual:NET:ALLOCATION:SEED      by magnitude, step by step
 
 Every pruned network keeps as many weights as one in a hundred of MobileNet-v2's, or as close as the allocation's
-rounding allows; the searched cells are stacked to about MobileNet-v2's multiply-accumulates. All share the recipe of
+rounding allows; the searched cells are stacked to about MobileNet-v2's multiply-accumulates. The random cells are the
+first draws (seeds 1, 2, ...) that have, at some C, the weights of the dass cell within 2 %. All share the recipe of
 configs/experiment_cifar10.yaml: same images, epochs, learning rates. The accuracy is that of the last epoch on all
 10,000 test images. Needs python3 and a built dass, nothing else.
 """
@@ -27,9 +32,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIG = os.path.join(ROOT, "configs", "experiment_cifar10.yaml")
 BUDGET_NET = ["--net", "mobilenet_v2"]
 BUDGET_DENSITY = 0.01
-STACK = {"channels": 32, "layers": 5}  # of the searched cells: 70 to 100 million multiply-accumulates
+CHANNELS, LAYERS = 32, 5  # of the searched cells: 70 to 100 million multiply-accumulates
 NETS = ("mobilenet_v2", "darts", "dass")
 ALLOCATIONS = ("uniform", "erk")
+PRUNE = {"prune": "learned", "oneshot": "oneshot", "gradual": "gradual"}
+SMALL_EPOCHS = 14  # 8 dense, 2 of scores, 4 of finetuning
 
 
 class Experiment:
@@ -59,14 +66,47 @@ class Experiment:
             words += ["--set", pair]
         return words
 
+    def genotype(self, method):
+        """The file of the cell that a search found: its run folder's, or written out of its row."""
+        path = os.path.join(self.folder(f"search:{method}"), "genotype.json")
+        if not os.path.exists(path):
+            with open(self.row_path(f"search:{method}")) as file:
+                row = json.load(file)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as file:
+                json.dump(row["genotype"], file)
+        return path
+
     def net(self, name):
         if name == "mobilenet_v2":
             return ["--net", name]
-        genotype = os.path.join(self.folder(f"search:{name}"), "genotype.json")
-        words = ["--genotype", genotype]
-        for key, value in STACK.items():
-            words += ["--set", f"net.{key}={value}"]
-        return words
+        method, _, channels = name.partition("-c")
+        if not channels and method.startswith("random"):
+            with open(self.row_path(f"search:{method}")) as file:
+                channels = json.load(file)["channels"]
+        return ["--genotype", self.genotype(method), "--set", f"net.channels={channels or CHANNELS}",
+                "--set", f"net.layers={LAYERS}"]
+
+    def draw(self, nth):
+        """The nth random cell whose weights come within 2 % of the dass cell's at some number of channels."""
+        self.make("search:dass")
+        want = self.plan(self.net("dass"))["weights"]
+        for seed in range(1, 1000):
+            folder = os.path.join(self.out, f"draw-{seed}")
+            self.run("search", *self.settings("search.method=random", f"run.seed={seed}"), "--quiet", "-o", folder)
+            path = os.path.join(folder, "genotype.json")
+            for channels in range(CHANNELS // 2, 2 * CHANNELS):
+                weights = self.plan(["--genotype", path, "--set", f"net.channels={channels}",
+                                     "--set", f"net.layers={LAYERS}"])["weights"]
+                if weights > 1.02 * want:
+                    break
+                if weights >= 0.98 * want:
+                    nth -= 1
+                    if nth == 0:
+                        with open(path) as file:
+                            return {"genotype": json.load(file), "channels": channels, "weights": weights, "draw": seed}
+                    break
+        sys.exit("experiment: no such random cell among 1,000")
 
     def plan(self, words):
         return json.loads(self.run("plan", "-c", CONFIG, *words, "--json"))
@@ -78,10 +118,10 @@ class Experiment:
 
     def needs(self, cell):
         kind, *rest = cell.split(":")
-        if kind == "prune":
+        if kind in PRUNE:
             return [f"dense:{rest[0]}:{rest[2]}"]
-        if kind == "dense" and rest[0] != "mobilenet_v2":
-            return [f"search:{rest[0]}"]
+        if kind in ("dense", "small") and rest[0] != "mobilenet_v2":
+            return [f"search:{rest[0].partition('-c')[0]}"]
         return []
 
     def make(self, cell):
@@ -94,19 +134,22 @@ class Experiment:
         began = time.time()
         print(f"experiment: {cell} begins", file=sys.stderr, flush=True)
         row = {"cell": cell}
-        if kind == "search":
+        if kind == "search" and rest[0].startswith("random"):
+            row.update(self.draw(int(rest[0][len("random"):])))
+        elif kind == "search":
             self.run("search", *self.settings(f"search.method={rest[0]}"), "-o", folder)
             with open(os.path.join(folder, "genotype.json")) as file:
                 row["genotype"] = json.load(file)
-        elif kind == "dense":
+        elif kind in ("dense", "small"):
             name, seed = rest
-            self.run("train", *self.settings(f"run.seed={seed}"), *self.net(name), "-o", folder)
+            pairs = [f"run.seed={seed}"] + ([f"train.epochs={SMALL_EPOCHS}"] if kind == "small" else [])
+            self.run("train", *self.settings(*pairs), *self.net(name), "-o", folder)
             row.update(self.evaluate(folder, name, int(seed), None))
         else:
             name, allocation, seed = rest
             dense = self.folder(f"dense:{name}:{seed}")
             self.run("prune", dense, "--set", f"prune.density={self.density(name)}", "--set",
-                     f"prune.allocation={allocation}", "-o", folder)
+                     f"prune.allocation={allocation}", "--set", f"prune.method={PRUNE[kind]}", "-o", folder)
             row.update(self.evaluate(folder, name, int(seed), allocation))
         row["seconds"] = self.seconds(folder, time.time() - began)
         row["commit"] = self.run("info").split("\n")[0]
@@ -142,14 +185,16 @@ class Experiment:
         rows = [r for r in self.read_rows() if "top1" in r]
         groups = {}
         for r in rows:
-            groups.setdefault((NETS.index(r["net"]), r["allocation"] or ""), []).append(r)
-        print("| network | allocation | kept weights | never pruned | MACs dense | MACs sparse | top1 of each seed | mean |")
+            kind = r["cell"].split(":")[0]
+            how = {"dense": "dense", "small": f"dense, {SMALL_EPOCHS} epochs"}.get(kind) or f"{PRUNE[kind]}, {r['allocation']}"
+            groups.setdefault((r["net"], how), []).append(r)
+        print("| network | how | kept weights | never pruned | MACs dense | MACs sparse | top1 of each seed | mean |")
         print("|---|---|---|---|---|---|---|---|")
-        for (net, allocation), group in sorted(groups.items()):
+        for (net, how), group in sorted(groups.items()):
             group.sort(key=lambda r: r["seed"])
             tops = [100.0 * r["top1"] for r in group]
             one = group[0]
-            print(f"| {NETS[net]} | {allocation or 'dense'} | {one['kept']:,} of {one['weights']:,} | {one['unpruned']:,} "
+            print(f"| {net} | {how} | {one['kept']:,} of {one['weights']:,} | {one['unpruned']:,} "
                   f"| {one['macs'] / 1e6:.1f} M | {one['sparse_macs'] / 1e6:.2f} M "
                   f"| {', '.join(f'{t:.2f}' for t in tops)} | {sum(tops) / len(tops):.2f} % |")
         hours = sum(r["seconds"] for r in self.read_rows()) / 3600.0
