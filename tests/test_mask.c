@@ -231,61 +231,193 @@ static void floor_lifts_small_tensors(void **state)
     assert_non_null(strstr(dass_error_text(), "430"));
 }
 
+/* ---- global ----------------------------------------------------------------------------------------------------- */
+
 typedef struct entry {
-    double magnitude;
-    int64_t index;
+    double value;
+    int tensor;
 } entry;
 
 static int by_rank(const void *a, const void *b)
 {
     const entry *x = a;
     const entry *y = b;
-    if (x->magnitude != y->magnitude)
-        return x->magnitude < y->magnitude ? 1 : -1;
-    return x->index < y->index ? 1 : -1; /* of equals the higher index ranks first */
+    return x->value < y->value ? 1 : x->value > y->value ? -1 : 0;
 }
 
-static void global_is_one_top_k(void **state)
+/* LAMP as its paper has it: weights in rising order, each square over the sum of its own and all that follow. Then the
+ * best of every tensor, and the best of the rest. */
+static void rank_by_lamp(const double *w, const dass_segment *seg, int n_seg, int64_t n_kept, int64_t *kept)
+{
+    int64_t n = 0;
+    for (int t = 0; t < n_seg; t++)
+        n += seg[t].count;
+    entry *all = test_malloc((size_t)n * sizeof *all);
+    entry *one = test_malloc((size_t)n * sizeof *one);
+    int64_t n_all = 0;
+    for (int t = 0; t < n_seg; t++) {
+        double behind = 0.0;
+        for (int64_t k = 0; k < seg[t].count; k++)
+            one[k] = (entry){fabs(w[seg[t].offset + k]), t};
+        qsort(one, (size_t)seg[t].count, sizeof *one, by_rank);
+        for (int64_t k = 0; k < seg[t].count; k++) {
+            behind += one[k].value * one[k].value; /* falling order: the same sums, from the end */
+            if (k > 0)
+                all[n_all++] = (entry){one[k].value * one[k].value / behind, t};
+        }
+        kept[t] = 1;
+    }
+    qsort(all, (size_t)n_all, sizeof *all, by_rank);
+    for (int64_t k = 0; k < n_kept - n_seg; k++)
+        kept[all[k].tensor]++;
+    test_free(all);
+    test_free(one);
+}
+
+static void draw(double *w, int64_t n, uint32_t stream)
+{
+    dass_rng rng = dass_rng_make(2, DASS_RNG_TEST, 0, stream);
+    for (int64_t i = 0; i < n; i++)
+        w[i] = dass_rng_normal(&rng);
+}
+
+static void global_ranks_by_lamp(void **state)
 {
     fixture *f = *state;
     add_network(f);
     const int64_t n = dass_store_count(f->s, DASS_GROUP_W);
-    double *scores = test_malloc((size_t)n * sizeof *scores);
-    entry *rank = test_malloc((size_t)n * sizeof *rank);
-    for (int ties = 0; ties < 2; ties++) {
-        dass_rng rng = dass_rng_make(2, DASS_RNG_TEST, 0, (uint32_t)ties);
-        for (int64_t i = 0; i < n; i++) {
-            scores[i] = dass_rng_normal(&rng);
-            if (ties)
-                scores[i] = round(2.0 * scores[i]); /* a dozen values, -0 among them */
-            rank[i] = (entry){fabs(scores[i]), i};
-        }
-        qsort(rank, (size_t)n, sizeof *rank, by_rank);
-        for (int d = 0; d < N_DENSITIES; d++) {
-            const dass_segment *seg = allocate(f, DASS_ALLOC_GLOBAL, densities[d], scores, 6);
-            int64_t want[6] = {0};
-            for (int64_t k = 0; k < total(seg, 6); k++) {
-                int i = 0;
-                while (rank[k].index >= seg[i].offset + seg[i].count)
-                    i++;
-                want[i]++;
-            }
-            for (int i = 0; i < 6; i++)
-                assert_int_equal(seg[i].kept, want[i]);
+    double *w = test_malloc((size_t)n * sizeof *w);
+    draw(w, n, 0);
+    for (int d = 0; d < N_DENSITIES; d++) {
+        const dass_segment *seg = allocate(f, DASS_ALLOC_GLOBAL, densities[d], w, 6);
+        int64_t want[6];
+        rank_by_lamp(w, seg, 6, total(seg, 6), want);
+        for (int i = 0; i < 6; i++)
+            assert_int_equal(seg[i].kept, want[i]);
+    }
+    test_free(w);
+}
+
+/* The scores of a start peak at the square root of 6 / fan_in: by size alone, layers of large fan-in would keep nothing.
+ * A factor per tensor must change no count, not even one that is beyond a float. */
+static void global_starves_no_tensor(void **state)
+{
+    fixture *f = *state;
+    static const double factor[6] = {1e-3, 1e3, 1e-200, 1e-6, 1e200, 1e-5};
+    add_network(f);
+    const int64_t n = dass_store_count(f->s, DASS_GROUP_W);
+    double *w = test_malloc((size_t)n * sizeof *w);
+    double *scaled = test_malloc((size_t)n * sizeof *scaled);
+    draw(w, n, 1);
+    for (int d = 0; d < N_DENSITIES; d++) {
+        const dass_segment *seg = allocate(f, DASS_ALLOC_GLOBAL, densities[d], w, 6);
+        for (int i = 0; i < 6; i++)
+            for (int64_t k = seg[i].offset; k < seg[i].offset + seg[i].count; k++)
+                scaled[k] = factor[i] * w[k];
+        const dass_segment *again = allocate(f, DASS_ALLOC_GLOBAL, densities[d], scaled, 6);
+        for (int i = 0; i < 6; i++) {
+            assert_true(seg[i].kept >= 1);
+            assert_int_equal(again[i].kept, seg[i].kept);
         }
     }
-    scores[77] = (double)NAN;
+    /* tensors that are all zero, and one that holds a single value */
+    for (int64_t i = 0; i < n; i++)
+        w[i] = i < n / 2 ? 0.0 : -1.0;
+    const dass_segment *seg = allocate(f, DASS_ALLOC_GLOBAL, 0.01, w, 6);
+    assert_int_equal(total(seg, 6), total(allocate(f, DASS_ALLOC_UNIFORM, 0.01, NULL, 6), 6));
+    for (int i = 0; i < 6; i++)
+        assert_true(seg[i].kept >= 1);
+    test_free(w);
+    test_free(scaled);
+}
+
+static void global_refuses_what_it_cannot_rank(void **state)
+{
+    fixture *f = *state;
     dass_segment *seg = NULL;
     int64_t n_seg = 0;
-    assert_int_equal(dass_density_allocate(f->s, DASS_ALLOC_GLOBAL, 0.1, scores, f->mem, &seg,
-                                           &n_seg),
-                     DASS_NUMERIC);
-    assert_non_null(strstr(dass_error_text(), "stem"));
-    assert_int_equal(dass_density_allocate(f->s, DASS_ALLOC_GLOBAL, 0.1, NULL, f->mem, &seg,
-                                           &n_seg),
+    add_network(f);
+    const int64_t n = dass_store_count(f->s, DASS_GROUP_W);
+    double *w = test_malloc((size_t)n * sizeof *w);
+    draw(w, n, 0);
+    const double bad[2] = {(double)NAN, (double)INFINITY};
+    for (int i = 0; i < 2; i++) {
+        w[77] = bad[i];
+        assert_int_equal(dass_density_allocate(f->s, DASS_ALLOC_GLOBAL, 0.1, w, f->mem, &seg, &n_seg), DASS_NUMERIC);
+        assert_non_null(strstr(dass_error_text(), "weight 77 of stem"));
+    }
+    assert_int_equal(dass_density_allocate(f->s, DASS_ALLOC_GLOBAL, 0.1, NULL, f->mem, &seg, &n_seg), DASS_ARG);
+    test_free(w);
+}
+
+/* ---- networks that have lost weights ------------------------------------------------------------------------------ */
+
+static const dass_allocation policies[] = {DASS_ALLOC_UNIFORM, DASS_ALLOC_ERK, DASS_ALLOC_GLOBAL, DASS_ALLOC_FLOOR};
+
+/* No tensor keeps more than it has left, and what it cannot take goes to the others: the total is the same. */
+static void a_tensor_keeps_at_most_what_is_left(void **state)
+{
+    fixture *f = *state;
+    static const int64_t limit[6] = {48, 60, 700, 20000, 4, 12};
+    add_network(f);
+    const int64_t n = dass_store_count(f->s, DASS_GROUP_W);
+    double *w = test_malloc((size_t)n * sizeof *w);
+    draw(w, n, 0);
+    for (int p = 0; p < 4; p++)
+        for (int d = 0; d < N_DENSITIES; d++) {
+            dass_segment *seg = NULL;
+            int64_t n_seg = 0;
+            int64_t want = total(allocate(f, DASS_ALLOC_UNIFORM, densities[d], NULL, 6), 6);
+            want = want < 20824 ? want : 20824; /* the sum of the limits */
+            if (dass_density_allocate_within(f->s, policies[p], densities[d], w, limit, f->mem, &seg, &n_seg) != DASS_OK)
+                fail_msg("%s", dass_error_text());
+            assert_int_equal(n_seg, 6);
+            assert_int_equal(total(seg, 6), want);
+            for (int i = 0; i < 6; i++)
+                assert_in_range(seg[i].kept, 1, limit[i]);
+        }
+    /* where the limits bind nobody they change nothing */
+    for (int p = 0; p < 4; p++) {
+        static const int64_t all[6] = {1296, 1200, 3072, 65536, 4, 2560};
+        dass_segment *seg = NULL;
+        int64_t n_seg = 0;
+        assert_int_equal(dass_density_allocate_within(f->s, policies[p], 0.1, w, all, f->mem, &seg, &n_seg), DASS_OK);
+        const dass_segment *free_of = allocate(f, policies[p], 0.1, w, 6);
+        for (int i = 0; i < 6; i++)
+            assert_int_equal(seg[i].kept, free_of[i].kept);
+    }
+    test_free(w);
+}
+
+static void an_empty_tensor_is_refused(void **state)
+{
+    fixture *f = *state;
+    static const int64_t limit[6] = {48, 60, 700, 0, 4, 12};
+    dass_segment *seg = NULL;
+    int64_t n_seg = 0;
+    add_network(f);
+    assert_int_equal(dass_density_allocate_within(f->s, DASS_ALLOC_ERK, 0.01, NULL, limit, f->mem, &seg, &n_seg),
                      DASS_ARG);
-    test_free(scores);
-    test_free(rank);
+    assert_non_null(strstr(dass_error_text(), "big has no weight left"));
+    assert_null(seg);
+}
+
+/* Even far below one weight a tensor. */
+static void every_tensor_keeps_a_weight(void **state)
+{
+    fixture *f = *state;
+    static const double tiny[] = {1e-3, 1e-6, 1e-12, 1e-17, 1e-300};
+    add_network(f);
+    const int64_t n = dass_store_count(f->s, DASS_GROUP_W);
+    double *w = test_malloc((size_t)n * sizeof *w);
+    draw(w, n, 0);
+    for (int p = 0; p < 3; p++) /* floor wants more than there is, and says so */
+        for (int d = 0; d < 5; d++) {
+            const dass_segment *seg = allocate(f, policies[p], tiny[d], w, 6);
+            for (int i = 0; i < 6; i++)
+                assert_true(seg[i].kept >= 1);
+        }
+    test_free(w);
 }
 
 static void auxiliary_tensors_stand_aside(void **state)
@@ -298,8 +430,6 @@ static void auxiliary_tensors_stand_aside(void **state)
     double *scores = test_calloc((size_t)n, sizeof *scores);
     for (int64_t i = n - 2048; i < n; i++)
         scores[i] = 1e9; /* must not eat the budget */
-    const dass_allocation policies[] = {DASS_ALLOC_UNIFORM, DASS_ALLOC_ERK, DASS_ALLOC_GLOBAL,
-                                        DASS_ALLOC_FLOOR};
     for (int i = 0; i < 4; i++) {
         const dass_segment *seg = allocate(f, policies[i], 0.1, scores, 7);
         assert_int_equal(seg[6].kept, 2048);
@@ -332,7 +462,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(erk_follows_its_formula, setup, teardown),
         cmocka_unit_test_setup_teardown(erk_by_hand, setup, teardown),
         cmocka_unit_test_setup_teardown(floor_lifts_small_tensors, setup, teardown),
-        cmocka_unit_test_setup_teardown(global_is_one_top_k, setup, teardown),
+        cmocka_unit_test_setup_teardown(global_ranks_by_lamp, setup, teardown),
+        cmocka_unit_test_setup_teardown(global_starves_no_tensor, setup, teardown),
+        cmocka_unit_test_setup_teardown(global_refuses_what_it_cannot_rank, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_tensor_keeps_at_most_what_is_left, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_empty_tensor_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(every_tensor_keeps_a_weight, setup, teardown),
         cmocka_unit_test_setup_teardown(auxiliary_tensors_stand_aside, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_densities_are_refused, setup, teardown),
     };

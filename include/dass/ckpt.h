@@ -83,6 +83,8 @@ void dass_params_close(dass_params *p); /* all-zero is fine */
 dass_status dass_params_restore(const dass_params *p, dass_store *s);
 /* Write BITS from the masks of the file. DASS_FORMAT when it has none. */
 dass_status dass_params_restore_mask(const dass_params *p, dass_store *s);
+/* The same bits without a device, into dass_store_buf_bytes(s, DASS_BUF_BITS) bytes. */
+dass_status dass_params_mask(const dass_params *p, const dass_store *s, uint64_t *bits);
 /* Values of one group in store order, without a device: out has dass_store_count(s, group) entries. */
 dass_status dass_params_group(const dass_params *p, const dass_store *s, dass_group group, double *out);
 

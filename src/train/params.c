@@ -178,6 +178,11 @@ dass_status dass_params_restore(const dass_params *f, dass_store *s)
     return DASS_OK;
 }
 
+dass_status dass_params_mask(const dass_params *f, const dass_store *s, uint64_t *bits)
+{
+    return dass__tensors_mask(f->file, f->path, s, bits);
+}
+
 dass_status dass_params_restore_mask(const dass_params *f, dass_store *s)
 {
     return dass__tensors_restore_mask(f->file, f->path, s);

@@ -131,6 +131,7 @@ dass_status dass__session_open(const dass_run_options *opt, const char *command,
     s->command = command;
     s->arch = *arch;
     s->folder.lock = -1;
+    s->start_density = 1.0;
     const dass_status st = open_parts(s, from);
     if (st != DASS_OK)
         dass__session_close(s);

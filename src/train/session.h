@@ -52,6 +52,7 @@ typedef struct dass__session {
     dass_arena *mem; /* the table of kept counts */
     dass_segment *segments;
     int64_t n_segments;
+    double start_density; /* of prune: what part of the weights the given network still has; 1: all */
     dass__folder folder;
     dass_step_block block; /* what the next step reads */
     bool resident;         /* training batches are taken on the device: resident.c */
@@ -140,14 +141,15 @@ void dass__report_end(const dass__session *s);
 
 /* Scaled scores of the present weights, and the table of kept counts. */
 dass_status dass__scores_start(dass__session *s, const char *allocation, double density);
-/* The table of kept counts alone, from the present scores. */
-dass_status dass__allocate(dass__session *s, const char *allocation, double density);
 /* The mask of the present scores, into BITS. */
 dass_status dass__mask_freeze(dass__session *s);
 /* Mask by magnitude of the weights that are still kept, at `density`: what is pruned stays pruned. */
 dass_status dass__mask_shrink(dass__session *s, const char *allocation, double density);
-/* Density of gradual pruning after the part t in [0, 1] of its steps: 1 - (1 - target)(1 - (1 - t)^3). */
-double dass__gradual_density(double target, double t);
+/* Density of gradual pruning after the part t in [0, 1] of its steps: start - (start - target)(1 - (1 - t)^3). */
+double dass__gradual_density(double start, double target, double t);
+/* Of a network that is pruned already: its removed weights become 0 and s->start_density says what is left. DASS_CONFIG
+ * when prune.density keeps more than that. */
+dass_status dass__start_from_pruned(dass__session *s, const dass_params *from);
 
 /* ---- eval.c --------------------------------------------------------------------------------------------------- */
 

@@ -200,30 +200,33 @@ dass_status dass__tensors_restore(const dass_st_file *f, const char *path, dass_
     return st;
 }
 
-dass_status dass__tensors_restore_mask(const dass_st_file *f, const char *path, dass_store *s)
+dass_status dass__tensors_mask(const dass_st_file *f, const char *path, const dass_store *s, uint64_t *bits)
 {
-    const size_t bytes = dass_store_buf_bytes(s, DASS_BUF_BITS);
-    void *block = NULL;
-    DASS_TRY(dass_mem_alloc(bytes, "mask to restore", &block));
-    uint64_t *bits = block;
-    dass_status st = DASS_OK;
+    memset(bits, 0, dass_store_buf_bytes(s, DASS_BUF_BITS));
     for (uint32_t i = 0; i < dass_store_n_params(s); ++i) {
         const dass_param *p = dass_store_get(s, i);
         if (p->group != DASS_GROUP_W)
             continue;
         const dass_st_tensor *t = NULL;
-        DASS_TRY_TO(find_tensor(f, path, "mask.", p, DASS_ST_U8, &t), st, out);
+        DASS_TRY(find_tensor(f, path, "mask.", p, DASS_ST_U8, &t));
         const uint8_t *m = t->data;
         for (int64_t k = 0; k < p->count; ++k) {
-            if (m[k] > 1) {
-                st = DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", path, p->name, (long long)k, m[k]);
-                goto out;
-            }
+            if (m[k] > 1)
+                return DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", path, p->name, (long long)k, m[k]);
             bits[(p->offset + k) / 64] |= (uint64_t)m[k] << ((p->offset + k) % 64);
         }
     }
-    DASS_TRY_TO(dass_store_write(s, DASS_BUF_BITS, bits, bytes), st, out);
-out:
-    dass_mem_free(block);
+    return DASS_OK;
+}
+
+dass_status dass__tensors_restore_mask(const dass_st_file *f, const char *path, dass_store *s)
+{
+    const size_t bytes = dass_store_buf_bytes(s, DASS_BUF_BITS);
+    void *bits = NULL;
+    DASS_TRY(dass_mem_alloc(bytes, "mask to restore", &bits));
+    dass_status st = dass__tensors_mask(f, path, s, bits);
+    if (st == DASS_OK)
+        st = dass_store_write(s, DASS_BUF_BITS, bits, bytes);
+    dass_mem_free(bits);
     return st;
 }

@@ -121,7 +121,8 @@ static dass_status enter_finetune(dass__session *s, const dass__stage *stage)
 static dass_status change_gradual(dass__session *s, const dass__stage *stage, int64_t done, int64_t total)
 {
     (void)stage;
-    const double density = dass__gradual_density(s->cfg->prune_density, (double)done / (double)total);
+    const double density =
+        dass__gradual_density(s->start_density, s->cfg->prune_density, (double)done / (double)total);
     return dass__mask_shrink(s, s->cfg->prune_allocation, density);
 }
 
@@ -184,7 +185,11 @@ static dass_status prune_params(const dass_run_options *opt, const dass_params *
                          params->path);
     dass__session s;
     DASS_TRY(dass__session_open(opt, "prune", &params->info.arch, params, &s));
-    const dass_status st = prune(&s);
+    dass_status st = DASS_OK;
+    if (strcmp(params->info.state, "pruned") == 0)
+        st = dass__start_from_pruned(&s, params);
+    if (st == DASS_OK)
+        st = prune(&s);
     dass__session_close(&s);
     return st;
 }
