@@ -298,8 +298,8 @@ static void global_ranks_by_lamp(void **state)
     test_free(w);
 }
 
-/* The scores of a start peak at the square root of 6 / fan_in: by size alone, layers of large fan-in would keep nothing.
- * A factor per tensor must change no count, not even one that is beyond a float. */
+/* The scores of a start peak at the square root of 6 / fan_in: by size alone, layers of large fan-in would keep
+ * nothing. A factor per tensor must change no count, not even one that is beyond a float. */
 static void global_starves_no_tensor(void **state)
 {
     fixture *f = *state;
@@ -350,7 +350,7 @@ static void global_refuses_what_it_cannot_rank(void **state)
     test_free(w);
 }
 
-/* ---- networks that have lost weights ------------------------------------------------------------------------------ */
+/* ---- networks that have lost weights ---------------------------------------------------------------------------- */
 
 static const dass_allocation policies[] = {DASS_ALLOC_UNIFORM, DASS_ALLOC_ERK, DASS_ALLOC_GLOBAL, DASS_ALLOC_FLOOR};
 
@@ -369,7 +369,8 @@ static void a_tensor_keeps_at_most_what_is_left(void **state)
             int64_t n_seg = 0;
             int64_t want = total(allocate(f, DASS_ALLOC_UNIFORM, densities[d], NULL, 6), 6);
             want = want < 20824 ? want : 20824; /* the sum of the limits */
-            if (dass_density_allocate_within(f->s, policies[p], densities[d], w, limit, f->mem, &seg, &n_seg) != DASS_OK)
+            if (dass_density_allocate_within(f->s, policies[p], densities[d], w, limit, f->mem, &seg, &n_seg) !=
+                DASS_OK)
                 fail_msg("%s", dass_error_text());
             assert_int_equal(n_seg, 6);
             assert_int_equal(total(seg, 6), want);

@@ -558,6 +558,99 @@ static void magnitude_methods(void **state)
     }
 }
 
+/* ---- pruning what is pruned ------------------------------------------------------------------------------------ */
+
+/* Every weight of `after` was in `before`, and there are as many as asked for. */
+static void assert_nothing_came_back(const dass_params *before, const dass_params *after, double density)
+{
+    int64_t want = 0;
+    int64_t n_back = 0;
+    for (size_t i = 0; i < before->file->n_tensors; ++i) {
+        const dass_st_tensor *t = &before->file->tensors[i];
+        if (strncmp(t->name, "mask.", 5) != 0)
+            continue;
+        int64_t n = 0;
+        const uint8_t *now = mask_of(after, t->name + 5, &n);
+        const uint8_t *was = t->data;
+        for (int64_t k = 0; k < n; ++k)
+            n_back += now[k] > was[k];
+        want += dass_kept_count(n, density);
+    }
+    assert_int_equal(n_back, 0);
+    assert_int_equal(count_kept(after), want);
+}
+
+static void prune_again(dass_config *c, const char *method, const char *allocation, const dass_params *before)
+{
+    (void)snprintf(c->prune_method, sizeof c->prune_method, "%s", method);
+    (void)snprintf(c->prune_allocation, sizeof c->prune_allocation, "%s", allocation);
+    dass_params after;
+    const dass_run_options opt = options(c, at("again"));
+    check_ok(dass_run_prune(&opt, at("pruned")));
+    check_ok(dass_params_open(at("again"), &after));
+    assert_nothing_came_back(before, &after, c->prune_density);
+    dass_params_close(&after);
+}
+
+/* By every method, also where the new allocation wants more of a tensor than the old one left in it. */
+static void what_was_removed_does_not_come_back(void **state)
+{
+    (void)state;
+    static const char *const methods_[] = {"learned", "oneshot", "gradual"};
+    static const char *const allocations[] = {"uniform", "erk", "global"};
+    dass_params dense;
+    dass_params once;
+    dass_config c = tiny();
+    c.prune_density = 0.4;
+    c.prune_every = 3;
+    (void)snprintf(c.prune_allocation, sizeof c.prune_allocation, "%s", "global");
+    prune_pair(&c, &dense, &once);
+    dass_params_close(&dense);
+    c.prune_density = 0.3;
+    c.prune_lr_score = 1.0; /* enough to turn scores over */
+    for (size_t m = 0; m < N_OF(methods_); ++m)
+        for (size_t a = 0; a < N_OF(allocations); ++a)
+            prune_again(&c, methods_[m], allocations[a], &once);
+
+    c.prune_density = 0.41;
+    const dass_run_options opt = options(&c, at("more"));
+    assert_fails_with(dass_run_prune(&opt, at("pruned")), DASS_CONFIG, "what was removed does not come back");
+    dass_params_close(&once);
+}
+
+/* Stopped after every step, the same bytes. */
+static void pruning_again_goes_on(void **state)
+{
+    (void)state;
+    dass_config c = tiny();
+    c.prune_density = 0.4;
+    dass_params dense;
+    dass_params once;
+    prune_pair(&c, &dense, &once);
+    dass_params_close(&dense);
+    dass_params_close(&once);
+    static const char *const methods_[] = {"learned", "gradual"};
+    for (size_t m = 0; m < N_OF(methods_); ++m) {
+        (void)snprintf(c.prune_method, sizeof c.prune_method, "%s", methods_[m]);
+        c.prune_density = 0.3;
+        c.prune_every = 3;
+        dass_run_options opt = options(&c, at("whole"));
+        check_ok(dass_run_prune(&opt, at("pruned")));
+        const volatile sig_atomic_t stop = SIGTERM;
+        char pieces[256];
+        (void)snprintf(pieces, sizeof pieces, "%s", at("pieces"));
+        opt = options(&c, pieces);
+        opt.stop = &stop;
+        dass_status st = dass_run_prune(&opt, at("pruned"));
+        opt.restart = false;
+        for (int i = 0; i < 100 && st == DASS_STOPPED; ++i)
+            st = dass_run_prune(&opt, at("pruned"));
+        check_ok(st);
+        assert_same_file(at("whole/params.safetensors"), at("pieces/params.safetensors"));
+        assert_same_file(at("whole/metrics.jsonl"), at("pieces/metrics.jsonl"));
+    }
+}
+
 /* ---- parameter files ------------------------------------------------------------------------------------------- */
 
 static const float numbers[6] = {1, 2, 3, 4, 5, 6};
@@ -757,6 +850,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(second_order_searches, setup, teardown),
         cmocka_unit_test_setup_teardown(training_options, setup, teardown),
         cmocka_unit_test_setup_teardown(magnitude_methods, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_was_removed_does_not_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(pruning_again_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(tensors_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(tensor_files_are_read_strictly, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_tensor_files, setup, teardown),

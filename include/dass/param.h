@@ -142,17 +142,17 @@ typedef enum dass_allocation {
 dass_status dass_allocation_parse(const char *word, dass_allocation *out);
 /* n - floor((1 - density) n), the product in double as the published code has it; at least 1 of n > 0. */
 int64_t dass_kept_count(int64_t n, double density);
-/* Fill one segment per weight tensor (arena memory) with the kept count, at least 1. Every policy keeps uniform's total.
- * ERK: density proportional to (IC/g + OC + KH + KW) / (IC/g OC KH KW), capped at 1, largest remainder. GLOBAL: one
- * ranking by LAMP's scores, w^2 / (w^2 + all larger squares of the tensor), of `weights`, the whole group's n values up
- * to a factor per tensor; the other policies take NULL. FLOOR: at least one per output channel, the rest uniform.
+/* Fill one segment per weight tensor (arena memory) with the kept count, at least 1. Every policy keeps uniform's
+ * total. ERK: density proportional to (IC/g + OC + KH + KW) / (IC/g OC KH KW), capped at 1, largest remainder. GLOBAL:
+ * one ranking by LAMP's scores, w^2 / (w^2 + all larger squares of the tensor), of `weights`, the group's n values
+ * up to a factor per tensor; the other policies take NULL. FLOOR: at least one per output channel, the rest uniform.
  * Auxiliary tensors keep everything and are not in the total. Errors: DASS_ARG; DASS_NUMERIC naming tensor and index of
  * a weight that is not finite. */
 dass_status dass_density_allocate(const dass_store *s, dass_allocation policy, double density, const double *weights,
                                   dass_arena *mem, dass_segment **segments, int64_t *n_segments);
-/* The same of a network that has lost weights before: limit[i] is how many the i-th weight tensor has left, in the order
- * of the segments (NULL: all). No tensor keeps more; what one cannot take, the others share by the policy's rule; the
- * total is at most what is left. Errors: DASS_ARG also for a tensor that has none left. */
+/* The same of a network that has lost weights before: limit[i] is how many the i-th weight tensor has left, in the
+ * order of the segments (NULL: all). No tensor keeps more; what one cannot take, the others share by the policy's rule;
+ * the total is at most what is left. Errors: DASS_ARG also for a tensor that has none left. */
 dass_status dass_density_allocate_within(const dass_store *s, dass_allocation policy, double density,
                                          const double *weights, const int64_t *limit, dass_arena *mem,
                                          dass_segment **segments, int64_t *n_segments);

@@ -26,8 +26,8 @@ dass_status dass_allocation_parse(const char *word, dass_allocation *out)
         return DASS_OK;
     }
     const char *near = dass_nearest(word, words, n);
-    return DASS_FAIL(DASS_ARG, "allocation '%s' is not one of uniform, erk, global, floor%s%s%s",
-                     word, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    return DASS_FAIL(DASS_ARG, "allocation '%s' is not one of uniform, erk, global, floor%s%s%s", word,
+                     near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
 }
 
 int64_t dass_kept_count(int64_t n, double density)
@@ -83,8 +83,8 @@ static double find_scale(const share *sh, int64_t n, int64_t total)
     return size > 0.0 ? budget / size : high;
 }
 
-/* Round the wants down, then hand out what is missing from `total`, largest fractional part first, lower index first, to
- * tensors that are not at their upper bound. */
+/* Round the wants down, then hand out what is missing from `total`, largest fractional part first, lower index first,
+ * to tensors that are not at their upper bound. */
 static void share_out(share *sh, int64_t n, int64_t total)
 {
     const double scale = find_scale(sh, n, total);
@@ -267,8 +267,10 @@ static dass_status divide(share *sh, int64_t n, dass_allocation policy, double d
     int64_t most = 0;
     for (int64_t i = 0; i < n; i++) {
         if (sh[i].high < 1)
-            return DASS_FAIL(DASS_ARG, "%s has no weight left to keep: nothing would pass this layer; prune a run that "
-                             "keeps some of it", sh[i].p->name);
+            return DASS_FAIL(DASS_ARG,
+                             "%s has no weight left to keep: nothing would pass this layer; prune a run that "
+                             "keeps some of it",
+                             sh[i].p->name);
         total += dass_kept_count(sh[i].seg->count, density);
         most += sh[i].high;
     }

@@ -169,8 +169,8 @@ static dass_status check_density(dass__session *s, const uint64_t *bits, const c
                      (long long)n_weights, s->start_density);
 }
 
-/* A weight of 0 has a score of 0, and the score's gradient is the weight times something: it stays 0, and counts as gone
- * wherever counts are made (allocate). */
+/* A weight of 0 has a score of 0, and the score's gradient is the weight times something: it stays 0, and counts as
+ * gone wherever counts are made (allocate). */
 dass_status dass__start_from_pruned(dass__session *s, const dass_params *from)
 {
     void *bits = NULL;

@@ -212,7 +212,8 @@ dass_status dass__tensors_mask(const dass_st_file *f, const char *path, const da
         const uint8_t *m = t->data;
         for (int64_t k = 0; k < p->count; ++k) {
             if (m[k] > 1)
-                return DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", path, p->name, (long long)k, m[k]);
+                return DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", path, p->name, (long long)k,
+                                 m[k]);
             bits[(p->offset + k) / 64] |= (uint64_t)m[k] << ((p->offset + k) % 64);
         }
     }
