@@ -43,6 +43,28 @@ dass_status dass_run_train(const dass_run_options *opt);
 /* from: folder or file that train left. The network is the file's; net.* of the configuration must agree. */
 dass_status dass_run_prune(const dass_run_options *opt, const char *from);
 
+/* What is about to be done with a configuration. */
+enum {
+    DASS_USE_SEARCH = 1u << 0,
+    DASS_USE_TRAIN = 1u << 1,
+    DASS_USE_PRUNE = 1u << 2,
+    DASS_USE_EVAL = 1u << 3,
+    DASS_USE_LATENCY = 1u << 4
+};
+typedef struct dass_use {
+    unsigned commands;      /* DASS_USE_* bits; of `plan` and `bench step` all that the configuration describes */
+    const char *who;        /* "dass train", for messages; NULL: the network */
+    dass_net_kind kind;
+    bool of_run;            /* the network is a run's, not that of net.* */
+    bool dense_only;        /* of LATENCY: nothing sparse is timed */
+    const char *quiet_file; /* the run's own config.yaml, of which nothing is said; NULL: none */
+} dass_use;
+/* A setting given on the command line that nothing reads is DASS_CONFIG naming it and why, unless its value switches
+ * something off (0, false, off, '', auto). Settings from a file, which may serve several networks and methods, are
+ * listed in one line of the log, and drop-path and auxiliary head are switched off where the network has none; those of
+ * other commands' sections are passed over. */
+dass_status dass_config_check_use(dass_config *c, const dass_use *use);
+
 typedef struct dass_eval {
     char state[16];                  /* "dense", "pruned" */
     char network[64];                /* "cells C8 L5", "resnet18" */

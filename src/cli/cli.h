@@ -3,6 +3,7 @@
 #define DASS_CLI_H
 
 #include "dass/config.h"
+#include "dass/run.h"
 
 #define DASS__MAX_WORDS 32
 #define DASS__COMMAND_LINE 2048
@@ -53,8 +54,12 @@ void dass__opts_box(const dass__opts *o, const dass_config *c, const char *const
 void dass__help(const dass__command *commands, const dass__command *one);
 void dass__help_config(void);
 
-/* Settings of a run: its own resolved ones under those of the command line, and the network of its parameters. */
-dass_status dass__run_config(const dass__opts *o, const char *from, dass_config *c);
+/* Settings of a run: its own resolved ones under those of the command line, and the network of its parameters; checked.
+ * use->commands, who and dense_only are the caller's. */
+dass_status dass__run_config(const dass__opts *o, const char *from, dass_use use, dass_config *c);
+/* dass_config_check_use for a network of the configuration: what it describes is a search of a supernet, otherwise
+ * `commands`. who: "dass train", or NULL. */
+dass_status dass__check_use(dass_config *c, const char *who, unsigned commands);
 
 /* Of `dass info --coverage`. (cmd_coverage.c) */
 dass_status dass__print_coverage(const dass__opts *o);

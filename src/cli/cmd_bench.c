@@ -209,8 +209,8 @@ static dass_status latency_of_run(dass__opts *o, const char *run, dass_config *c
 {
     dass_params params;
     dass_status st = DASS_OK;
-    DASS_TRY(dass__run_config(o, run, c));
-    DASS_TRY(dass_config_check(c));
+    const dass_use use = {.commands = DASS_USE_LATENCY, .who = "dass bench latency", .dense_only = opt->n == 1};
+    DASS_TRY(dass__run_config(o, run, use, c));
     DASS_TRY(dass_params_open(run, &params));
     opt->batch = (int32_t)c->bench_batch;
     opt->load = load_run;
@@ -234,6 +234,10 @@ static dass_status latency_of_net(dass__opts *o, dass_config *c, dass_bench_late
     DASS_TRY(dass__opts_config(o, NULL, c));
     DASS_TRY(dass_arch_from_config(c, &arch));
     DASS_TRY(dass_config_check(c));
+    DASS_TRY(dass_config_check_use(c, &(dass_use){.commands = DASS_USE_LATENCY,
+                                                  .who = "dass bench latency",
+                                                  .kind = arch.kind,
+                                                  .dense_only = opt->n == 1}));
     opt->batch = (int32_t)c->bench_batch;
     if (opt->n > 1 && !o->json)
         (void)printf("random weights, pruned by magnitude to a density of %g (prune.density), %s\n", c->prune_density,
@@ -268,6 +272,8 @@ static dass_status bench_step(dass__opts *o, dass_config *c)
                          "net.*",
                          o->words[1]);
     DASS_TRY(dass__opts_config(o, NULL, c));
+    DASS_TRY(dass_config_check(c));
+    DASS_TRY(dass__check_use(c, NULL, DASS_USE_TRAIN | DASS_USE_PRUNE));
     const dass_bench_step_options opt = {.stage = o->stage != NULL ? o->stage : "dense", .ops = o->ops};
     DASS_TRY(dass_bench_step_run(c, &opt, &b));
     if (o->json)

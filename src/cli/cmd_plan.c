@@ -101,6 +101,8 @@ dass_status dass__cmd_plan(dass__opts *o)
     static dass_config c; /* large */
     static dass_sizes s;
     DASS_TRY(dass__opts_config(o, NULL, &c));
+    DASS_TRY(dass_config_check(&c));
+    DASS_TRY(dass__check_use(&c, NULL, DASS_USE_TRAIN | DASS_USE_PRUNE | DASS_USE_EVAL));
     const char *device = o->device != NULL ? o->device : "null";
     dass_bench_traffic traffic[DASS_TRAFFIC_STAGES];
     DASS_TRY(dass_sizes_measure(&c, device, &s));

@@ -65,6 +65,16 @@ static dass_status print_genotype(const dass_genotype *g)
     return text != NULL ? DASS_OK : DASS_NOMEM;
 }
 
+dass_status dass__check_use(dass_config *c, const char *who, unsigned commands)
+{
+    dass_arch arch;
+    DASS_TRY(dass_arch_from_config(c, &arch));
+    const dass_use use = {.commands = arch.kind == DASS_NET_SUPERNET ? DASS_USE_SEARCH : commands,
+                          .who = who,
+                          .kind = arch.kind};
+    return dass_config_check_use(c, &use);
+}
+
 dass_status dass__cmd_search(dass__opts *o)
 {
     static dass_config c; /* large */
@@ -72,6 +82,8 @@ dass_status dass__cmd_search(dass__opts *o)
     DASS_TRY(dass__opts_config(o, NULL, &c));
     DASS_TRY(dass_dataset_fit(&c));
     DASS_TRY(dass_config_check(&c));
+    if (c.net_name[0] == '\0' && c.net_genotype[0] == '\0') /* otherwise there is nothing to search, which it says */
+        DASS_TRY(dass__check_use(&c, "dass search", DASS_USE_SEARCH));
     dass__opts_box(o, &c, search_keys);
     begin_run(o);
     const dass_run_options run = run_options(o, &c);
@@ -94,6 +106,8 @@ dass_status dass__cmd_train(dass__opts *o)
     DASS_TRY(dass__opts_config(o, NULL, &c));
     DASS_TRY(dass_dataset_fit(&c));
     DASS_TRY(dass_config_check(&c));
+    if (c.net_name[0] != '\0' || c.net_genotype[0] != '\0') /* otherwise there is nothing to train, which it says */
+        DASS_TRY(dass__check_use(&c, "dass train", DASS_USE_TRAIN));
     dass__opts_box(o, &c, train_keys);
     begin_run(o);
     const dass_run_options run = run_options(o, &c);
@@ -101,7 +115,7 @@ dass_status dass__cmd_train(dass__opts *o)
     return DASS_OK;
 }
 
-dass_status dass__run_config(const dass__opts *o, const char *from, dass_config *c)
+dass_status dass__run_config(const dass__opts *o, const char *from, dass_use use, dass_config *c)
 {
     char path[4096];
     struct stat sb;
@@ -117,6 +131,10 @@ dass_status dass__run_config(const dass__opts *o, const char *from, dass_config 
     DASS_TRY_TO(dass__opts_config(o, found ? path : NULL, c), st, out);
     DASS_TRY_TO(dass_run_adopt(c, &params), st, out);
     DASS_TRY_TO(dass_config_check(c), st, out);
+    use.kind = params.info.arch.kind;
+    use.of_run = true;
+    use.quiet_file = found ? path : NULL;
+    DASS_TRY_TO(dass_config_check_use(c, &use), st, out);
 out:
     dass_params_close(&params);
     return st;
@@ -125,7 +143,7 @@ out:
 dass_status dass__cmd_prune(dass__opts *o)
 {
     static dass_config c;
-    DASS_TRY(dass__run_config(o, o->words[0], &c));
+    DASS_TRY(dass__run_config(o, o->words[0], (dass_use){.commands = DASS_USE_PRUNE, .who = "dass prune"}, &c));
     dass__opts_box(o, &c, prune_keys);
     begin_run(o);
     const dass_run_options run = run_options(o, &c);
@@ -156,7 +174,7 @@ dass_status dass__cmd_eval(dass__opts *o)
                      "accuracy", "sparse MACs");
     for (int i = 0; i < o->n_words; ++i) {
         dass_eval e;
-        DASS_TRY(dass__run_config(o, o->words[i], &c));
+        DASS_TRY(dass__run_config(o, o->words[i], (dass_use){.commands = DASS_USE_EVAL, .who = "dass eval"}, &c));
         const dass_run_options run = run_options(o, &c);
         DASS_TRY(dass_run_eval(&run, o->words[i], &e));
         if (o->json) {
