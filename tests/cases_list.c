@@ -226,12 +226,9 @@ static void build_bn_running(case_graph *cg, const int32_t *a)
 /* ---- activations, pools, sampling --------------------------------------------------- */
 
 #define RELU_ARGS "n c h w act"
-static const int32_t relu_args[][CASE_MAX_ARGS] = {{2, 3, 5, 7, DASS_ACT_RELU},
-                                                   {1, 16, 4, 4, DASS_ACT_RELU6},
-                                                   {3, 5, 1, 1, DASS_ACT_RELU},
-                                                   {1, 20, 3, 3, DASS_ACT_RELU6},
-                                                   {2, 3, 37, 39, DASS_ACT_RELU},
-                                                   {5, 8, 31, 29, DASS_ACT_RELU6}};
+static const int32_t relu_args[][CASE_MAX_ARGS] = {{2, 3, 5, 7, DASS_ACT_RELU},   {1, 16, 4, 4, DASS_ACT_RELU6},
+                                                   {3, 5, 1, 1, DASS_ACT_RELU},   {1, 20, 3, 3, DASS_ACT_RELU6},
+                                                   {2, 3, 37, 39, DASS_ACT_RELU}, {5, 8, 31, 29, DASS_ACT_RELU6}};
 
 static void build_relu(case_graph *cg, const int32_t *a)
 {
@@ -257,12 +254,22 @@ static void build_cast(case_graph *cg, const int32_t *a)
 
 #define POOL_ARGS "n c h w k s p acc"
 static const int32_t pool_args[][CASE_MAX_ARGS] = {
-    {2, 3, 7, 5, 3, 1, 1, 0},  {1, 5, 8, 9, 3, 2, 1, 1}, {1, 16, 6, 6, 2, 2, 0, 0}, {2, 20, 5, 5, 5, 1, 2, 1},
-    {1, 36, 4, 7, 3, 2, 0, 1}, {3, 8, 5, 5, 5, 3, 0, 0}, {1, 8, 3, 3, 2, 1, 1, 1},  {1, 16, 1, 1, 3, 1, 1, 0},
+    {2, 3, 7, 5, 3, 1, 1, 0},
+    {1, 5, 8, 9, 3, 2, 1, 1},
+    {1, 16, 6, 6, 2, 2, 0, 0},
+    {2, 20, 5, 5, 5, 1, 2, 1},
+    {1, 36, 4, 7, 3, 2, 0, 1},
+    {3, 8, 5, 5, 5, 3, 0, 0},
+    {1, 8, 3, 3, 2, 1, 1, 1},
+    {1, 16, 1, 1, 3, 1, 1, 0},
     /* auxiliary heads; the last leaves rows and columns that no window holds */
-    {2, 20, 8, 8, 5, 3, 0, 1}, {2, 5, 7, 7, 5, 2, 0, 0}, {1, 36, 10, 9, 5, 3, 0, 0},
+    {2, 20, 8, 8, 5, 3, 0, 1},
+    {2, 5, 7, 7, 5, 2, 0, 0},
+    {1, 36, 10, 9, 5, 3, 0, 0},
     /* more pixels than a device of few multiprocessors has threads; strides beyond the window */
-    {5, 3, 29, 31, 3, 1, 1, 1}, {2, 8, 9, 10, 2, 4, 0, 1}, {1, 5, 11, 8, 1, 3, 0, 0},
+    {5, 3, 29, 31, 3, 1, 1, 1},
+    {2, 8, 9, 10, 2, 4, 0, 1},
+    {1, 5, 11, 8, 1, 3, 0, 0},
 };
 
 static dass_pool_attr pool_attr_of(const int32_t *a)
@@ -319,12 +326,8 @@ static void build_avg_pool_bwd(case_graph *cg, const int32_t *a)
 }
 
 #define GLOBAL_POOL_ARGS "n c h w acc"
-static const int32_t global_pool_args[][CASE_MAX_ARGS] = {{2, 3, 7, 5, 0},
-                                                          {1, 20, 4, 4, 1},
-                                                          {3, 36, 3, 3, 0},
-                                                          {1, 16, 1, 1, 1},
-                                                          {2, 260, 3, 3, 1},
-                                                          {2, 75, 16, 17, 1}};
+static const int32_t global_pool_args[][CASE_MAX_ARGS] = {{2, 3, 7, 5, 0},  {1, 20, 4, 4, 1},  {3, 36, 3, 3, 0},
+                                                          {1, 16, 1, 1, 1}, {2, 260, 3, 3, 1}, {2, 75, 16, 17, 1}};
 
 static void build_global_pool(case_graph *cg, const int32_t *a)
 {
@@ -339,12 +342,9 @@ static void build_global_pool_bwd(case_graph *cg, const int32_t *a)
 }
 
 #define SUBSAMPLE_ARGS "n c h w stride offset acc"
-static const int32_t subsample_args[][CASE_MAX_ARGS] = {{2, 3, 7, 5, 2, 0, 0},
-                                                        {1, 5, 8, 9, 2, 1, 1},
-                                                        {1, 16, 7, 7, 3, 2, 0},
-                                                        {2, 36, 4, 4, 2, 0, 1},
-                                                        {1, 20, 5, 3, 1, 0, 0},
-                                                        {3, 3, 31, 32, 2, 1, 1},
+static const int32_t subsample_args[][CASE_MAX_ARGS] = {{2, 3, 7, 5, 2, 0, 0},  {1, 5, 8, 9, 2, 1, 1},
+                                                        {1, 16, 7, 7, 3, 2, 0}, {2, 36, 4, 4, 2, 0, 1},
+                                                        {1, 20, 5, 3, 1, 0, 0}, {3, 3, 31, 32, 2, 1, 1},
                                                         {2, 8, 9, 11, 3, 2, 1}};
 
 static void build_subsample(case_graph *cg, const int32_t *a)
@@ -361,14 +361,10 @@ static void build_subsample_bwd(case_graph *cg, const int32_t *a)
 }
 
 #define CONCAT_ARGS "n h w terms c0 c1 c2 c3"
-static const int32_t concat_args[][CASE_MAX_ARGS] = {{2, 3, 5, 2, 3, 5},
-                                                     {1, 4, 4, 4, 16, 16, 16, 16},
-                                                     {3, 1, 1, 3, 8, 1, 20},
-                                                     {1, 2, 3, 1, 7},
-                                                     {2, 3, 3, 19, 4, 8, 12, 4},
-                                                     {1, 5, 3, 64, 1, 3, 2, 4},
-                                                     {1, 2, 2, 16, 8, 4, 8, 4},
-                                                     {2, 45, 31, 2, 3, 4}};
+static const int32_t concat_args[][CASE_MAX_ARGS] = {{2, 3, 5, 2, 3, 5},         {1, 4, 4, 4, 16, 16, 16, 16},
+                                                     {3, 1, 1, 3, 8, 1, 20},     {1, 2, 3, 1, 7},
+                                                     {2, 3, 3, 19, 4, 8, 12, 4}, {1, 5, 3, 64, 1, 3, 2, 4},
+                                                     {1, 2, 2, 16, 8, 4, 8, 4},  {2, 45, 31, 2, 3, 4}};
 
 static void build_concat(case_graph *cg, const int32_t *a)
 {
@@ -379,12 +375,8 @@ static void build_concat(case_graph *cg, const int32_t *a)
 }
 
 #define SLICE_ARGS "n c h w first count"
-static const int32_t slice_args[][CASE_MAX_ARGS] = {{2, 8, 3, 5, 3, 5},
-                                                    {1, 36, 4, 4, 16, 20},
-                                                    {3, 5, 1, 1, 0, 5},
-                                                    {1, 20, 2, 2, 19, 1},
-                                                    {2, 16, 3, 3, 4, 8},
-                                                    {1, 16, 3, 3, 2, 8}};
+static const int32_t slice_args[][CASE_MAX_ARGS] = {{2, 8, 3, 5, 3, 5},   {1, 36, 4, 4, 16, 20}, {3, 5, 1, 1, 0, 5},
+                                                    {1, 20, 2, 2, 19, 1}, {2, 16, 3, 3, 4, 8},   {1, 16, 3, 3, 2, 8}};
 
 static void build_slice(case_graph *cg, const int32_t *a)
 {
@@ -432,9 +424,9 @@ static void build_augment(case_graph *cg, const int32_t *a)
 
 /* p in thousandths; samples: they are drawn below it, so that some come twice. */
 #define DROP_PATH_ARGS "n c h w p samples"
-static const int32_t drop_path_args[][CASE_MAX_ARGS] = {{9, 3, 3, 5, 300, 4},   {8, 16, 4, 4, 500, 1000000},
-                                                        {5, 20, 1, 1, 200, 99}, {4, 36, 5, 3, 0, 99},
-                                                        {3, 5, 2, 2, 1000, 99}, {33, 1, 1, 3, 900, 1000000},
+static const int32_t drop_path_args[][CASE_MAX_ARGS] = {{9, 3, 3, 5, 300, 4},     {8, 16, 4, 4, 500, 1000000},
+                                                        {5, 20, 1, 1, 200, 99},   {4, 36, 5, 3, 0, 99},
+                                                        {3, 5, 2, 2, 1000, 99},   {33, 1, 1, 3, 900, 1000000},
                                                         {2, 12, 33, 31, 500, 99}, {40, 4, 9, 9, 250, 99}};
 
 static void build_drop_path(case_graph *cg, const int32_t *a)
@@ -452,10 +444,17 @@ static void build_drop_path(case_graph *cg, const int32_t *a)
  */
 #define WSUM_ARGS "n c h w terms bn affine index dp want"
 static const int32_t wsum_args[][CASE_MAX_ARGS] = {
-    {2, 3, 4, 5, 2, 0, 0, 0, 0, 0},        {1, 5, 3, 3, 3, 0, 0, 1, 1, 0},  {2, 8, 4, 4, 3, 7, 0, 1, 1, 3},
-    {1, 16, 5, 5, 8, 0x7f, 0x2a, 1, 2, 1}, {1, 20, 4, 3, 4, 5, 4, 2, 2, 3}, {2, 36, 3, 3, 5, 0x1f, 0x1f, 2, 1, 3},
-    {1, 16, 4, 4, 2, 3, 3, 0, 0, 3},       {1, 36, 3, 5, 1, 1, 0, 1, 1, 1}, {1, 16, 3, 3, 16, 0xfffc, 0, 1, 1, 1},
+    {2, 3, 4, 5, 2, 0, 0, 0, 0, 0},
+    {1, 5, 3, 3, 3, 0, 0, 1, 1, 0},
+    {2, 8, 4, 4, 3, 7, 0, 1, 1, 3},
+    {1, 16, 5, 5, 8, 0x7f, 0x2a, 1, 2, 1},
+    {1, 20, 4, 3, 4, 5, 4, 2, 2, 3},
+    {2, 36, 3, 3, 5, 0x1f, 0x1f, 2, 1, 3},
+    {1, 16, 4, 4, 2, 3, 3, 0, 0, 3},
+    {1, 36, 3, 5, 1, 1, 0, 1, 1, 1},
+    {1, 16, 3, 3, 16, 0xfffc, 0, 1, 1, 1},
     {3, 8, 2, 2, 1, 0, 0, 1, 2, 0},
+    {1, 4, 2, 2, DASS_MAX_TERMS, 0x5555, 0x11, 1, 1, 3},
 };
 
 static int32_t sum_index(int32_t kind, int32_t t)
@@ -474,7 +473,7 @@ static void sum_terms(case_graph *cg, const int32_t *a, dass_term *terms)
     for (int32_t t = 0; t < a[4]; t++) {
         const dass_val x = case_image(cg, case_text(cg, "x", (uint32_t)t), a[0], a[1], a[2], a[3], FILL_UNIFORM);
         terms[t] = (dass_term){.x = x, .index = sum_index(a[7], t)};
-        if (a[5] >> t & 1) {
+        if (t < 31 && a[5] >> t & 1) {
             const bn_vals b = bn_inputs(cg, x, (uint32_t)t, a[1], a[6] >> t & 1, FILL_POSITIVE);
             terms[t] = (dass_term){x, b.mean, b.rstd, b.gamma, b.beta, terms[t].index};
         }
@@ -483,7 +482,7 @@ static void sum_terms(case_graph *cg, const int32_t *a, dass_term *terms)
 
 static void build_wsum(case_graph *cg, const int32_t *a)
 {
-    dass_term terms[16];
+    dass_term terms[DASS_MAX_TERMS];
     const dass_val p = a[7] ? sum_factors(cg, a[4]) : 0;
     sum_terms(cg, a, terms);
     case_out(cg, "y", dass_wsum(cg->g, p, terms, (uint32_t)a[4]));
@@ -491,9 +490,9 @@ static void build_wsum(case_graph *cg, const int32_t *a)
 
 static void build_wsum_bwd(case_graph *cg, const int32_t *a)
 {
-    dass_term terms[16];
-    dass_wsum_grad out[16];
-    uint8_t want[16] = {0};
+    dass_term terms[DASS_MAX_TERMS];
+    dass_wsum_grad out[DASS_MAX_TERMS];
+    uint8_t want[DASS_MAX_TERMS] = {0};
     const dass_val d_y = case_image(cg, "d_y", a[0], a[1], a[2], a[3], FILL_UNIFORM);
     const dass_val p = a[7] ? sum_factors(cg, a[4]) : 0;
     const dass_val acc = a[8] == 2 ? case_matrix(cg, "acc_dp", 2, a[4] + 2, FILL_UNIFORM) : 0;

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "dass/bench.h"
+#include "dass/run.h"
 
 static void config_of(const char *device, dass_config *c)
 {
@@ -90,6 +91,56 @@ static void device_step_adds_up(void **state)
     assert_true(most > 1); /* nodes that share a launch are one row */
 }
 
+/* The step that is timed is the one that `plan` counts: second order, alpha left alone while scores train, and a fixed
+ * network with everything that training adds to it. */
+static void the_step_is_the_one_of_plan(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pairs[6];
+        const char *stage;
+    } steps[] = {
+        {{"search.order=2"}, "dense"},
+        {{"search.order=2"}, "score"},
+        {{"search.order=2"}, "finetune"},
+        {{"search.alpha.in_score=false"}, "score"},
+        {{"net.name=resnet18", "net.image=32", "train.ema=0.9"}, "dense"},
+    };
+    static dass_config c; /* large */
+    static dass_bench_step b;
+    static dass_sizes s;
+    for (size_t i = 0; i < N_OF(steps); i++) {
+        config_of("host", &c);
+        for (size_t k = 0; steps[i].pairs[k] != NULL; k++)
+            check_ok(dass_config_set(&c, steps[i].pairs[k], "test"));
+        check_ok(dass_sizes_measure(&c, "null", &s));
+        check_ok(dass_bench_step_run(&c, &(dass_bench_step_options){.stage = steps[i].stage}, &b));
+        int64_t nodes = 0;
+        for (uint32_t k = 0; k < s.n_stages; k++)
+            if (strcmp(s.stage[k].stage, steps[i].stage) == 0 && strcmp(s.stage[k].task, "eval") != 0)
+                nodes += s.stage[k].nodes;
+        assert_int_equal(b.nodes, nodes);
+        if (strcmp(steps[i].stage, "dense") == 0)
+            assert_int_equal(b.nodes, s.nodes_step);
+    }
+}
+
+/* Eight nodes and sixteen channels are what the settings allow. */
+static void the_limits_of_a_network_can_be_planned(void **state)
+{
+    (void)state;
+    static const char *const pairs[] = {"net.nodes=8", "net.in_channels=16"};
+    static dass_config c; /* large */
+    static dass_sizes s;
+    for (size_t i = 0; i < N_OF(pairs); i++) {
+        dass_bench_traffic t[DASS_TRAFFIC_STAGES];
+        config_of("host", &c);
+        check_ok(dass_config_set(&c, pairs[i], "test"));
+        check_ok(dass_sizes_measure(&c, "null", &s));
+        check_ok(dass_bench_traffic_measure(&c, "null", t));
+    }
+}
+
 /* Fusion leaves fewer nodes that move fewer bytes. */
 static void fusion_moves_fewer_bytes(void **state)
 {
@@ -168,6 +219,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(host_step_adds_up),
         cmocka_unit_test(device_step_adds_up),
+        cmocka_unit_test(the_step_is_the_one_of_plan),
+        cmocka_unit_test(the_limits_of_a_network_can_be_planned),
         cmocka_unit_test(fusion_moves_fewer_bytes),
         cmocka_unit_test(bytes_are_those_of_the_nodes),
         cmocka_unit_test(a_gap_in_the_coverage_is_an_error),

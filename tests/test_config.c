@@ -238,7 +238,7 @@ static void test_config_check(void **state)
     static const struct {
         const char *set, *message;
     } cases[] = {
-        {"net.image=0", "command line: net.image = 0 is out of range: expected at least 1 and at "
+        {"net.image=0", "command line: net.image = 0 is out of range: expected at least 4 and at "
                         "most 4096 (height and width of an image as the network sees it)"},
         {"net.image=4097",
          "command line: net.image = 4097 is out of range: expected at least 1 "

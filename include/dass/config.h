@@ -8,6 +8,15 @@
 
 #define DASS_TEXT_MAX 512
 
+/* Limits of networks and images that several layers keep to. */
+#define DASS_MAX_NODES 8 /* intermediate nodes of a cell */
+#define DASS_MAX_LAYERS 256
+#define DASS_MAX_CHANNELS 4096 /* net.channels */
+#define DASS_MAX_CLASSES 65536
+#define DASS_MAX_IMAGE_CHANNELS 16
+#define DASS_MAX_IMAGE 4096 /* height and width */
+#define DASS_MIN_IMAGE 4
+
 typedef char dass_text[DASS_TEXT_MAX];
 
 #define DASS_CTYPE_INT int64_t

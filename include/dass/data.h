@@ -15,8 +15,6 @@
 
 #include "dass/config.h"
 
-#define DASS_MAX_IMAGE_CHANNELS 4
-
 /* One part of a data set. */
 typedef struct dass_part {
     int64_t n;

@@ -52,14 +52,30 @@ typedef enum dass_act { DASS_ACT_NONE, DASS_ACT_RELU, DASS_ACT_RELU6 } dass_act;
 
 typedef enum dass_op {
     DASS_OP_NONE,
-#define X(name, text, in_place, flags) DASS_OP_##name,
+#define X(name, text, attr, in_place, flags) DASS_OP_##name,
 #include "dass/ops.def"
 #undef X
     DASS_N_OPS
 } dass_op;
 
+/* Members of dass_attr, by name. */
+typedef enum dass_attr_kind {
+    DASS_ATTR_none,
+    DASS_ATTR_conv,
+    DASS_ATTR_pool,
+    DASS_ATTR_bn,
+    DASS_ATTR_sum,
+    DASS_ATTR_mask,
+    DASS_ATTR_augment,
+    DASS_ATTR_scalar,
+    DASS_ATTR_sparse,
+    DASS_ATTR_irblock,
+    DASS_ATTR_act
+} dass_attr_kind;
+
 typedef struct dass_op_info {
     const char *name;
+    dass_attr_kind attr;
     int in_place;
     unsigned flags;
 } dass_op_info;
@@ -119,7 +135,7 @@ typedef struct dass_irblock_attr {
     int32_t act;    /* dass_act after the expansion and after the depthwise convolution */
 } dass_irblock_attr;
 
-typedef union dass_attr { /* zero-filled before use, so that equal attributes are equal bytes */
+typedef union dass_attr { /* which member: ops.def; the bytes beyond it say nothing. Members have no padding */
     dass_conv_attr conv;
     dass_pool_attr pool;
     dass_bn_attr bn;
@@ -132,6 +148,12 @@ typedef union dass_attr { /* zero-filled before use, so that equal attributes ar
     int32_t act; /* relu, relu_bwd */
     uint64_t raw[6];
 } dass_attr;
+
+/* Terms of one weighted sum, and arguments of a node: a node of a cell sums at most DASS_MAX_NODES + 1 edges of seven
+ * operations (model/net.c asserts it), and the gradient of a sum has the most arguments of all. */
+#define DASS_MAX_TERMS 64
+#define DASS_MAX_NODE_IN (3 + 5 * DASS_MAX_TERMS)
+#define DASS_MAX_NODE_OUT (1 + 3 * DASS_MAX_TERMS)
 
 /* ---- values and nodes ------------------------------------------------------------------------------------- */
 

@@ -149,6 +149,8 @@ dass_status dass_phase_build(dass_store *s, const dass_arch *arch, const dass_ph
 /* The graphs that move alpha once, in their order; returns how many. order 1, or the score stage: ALPHA alone; order 2:
  * the four above. */
 uint32_t dass_alpha_tasks(dass_stage stage, int64_t order, dass_task tasks[DASS_MAX_ALPHA_TASKS]);
+/* The same as a configured search has them: none in the score stage where search.alpha.in_score is off. */
+uint32_t dass_search_tasks(const dass_config *c, dass_stage stage, dass_task tasks[DASS_MAX_ALPHA_TASKS]);
 /* Whether a graph of a search reads the validation batch (ALPHA, UNROLLED_ALPHA, EVAL) or the training batch. */
 bool dass_task_validates(dass_task task);
 

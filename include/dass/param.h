@@ -125,6 +125,9 @@ dass_status dass_store_read_real(dass_store *s, dass_buf b, double *dst, int64_t
 #define DASS_MAX_SCALARS 8
 dass_status dass_store_read_scalars(dass_store *s, const dass_buf *b, double *const *dst, uint32_t n);
 dass_status dass_store_zero(dass_store *s, dass_buf b);
+/* Whether a buffer holds what a step reads from outside (batches, the data set, its orders, the step block), not
+ * parameters or what belongs to them. */
+bool dass_buf_is_input(dass_buf b);
 
 /* Initial values of W, AF, ALPHA, STAT from (seed, parameter name): the same whatever else is in the store. */
 dass_status dass_store_init(dass_store *s, uint64_t seed);

@@ -24,7 +24,6 @@ typedef enum dass_primitive {
 const char *dass_primitive_name(dass_primitive p); /* "none", "max_pool_3x3", ... the published words, this order */
 dass_status dass_primitive_parse(const char *word, dass_primitive *out);
 
-#define DASS_MAX_NODES 8
 #define DASS_MAX_EDGES 64
 
 /* Edge e of a cell with n nodes: edges are numbered node by node, source by source (2+3+4+5 = 14 for four nodes). */

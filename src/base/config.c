@@ -17,8 +17,7 @@
 
 enum {
     WORD_BYTES = 128, /* longest word dass_nearest looks at */
-    SHOWN_BYTES = 64, /* of a wrong value, quoted in a message */
-    MAX_NODES = 8     /* of a cell; the same number as DASS_MAX_NODES, which is a layer above */
+    SHOWN_BYTES = 64  /* of a wrong value, quoted in a message */
 };
 _Static_assert(SHOWN_BYTES + 4 <= sizeof(dass__config_quote), "a cut value and its dots fit");
 
@@ -385,12 +384,12 @@ typedef struct range {
 /* Every number has a range: a key added to the table without one fails the assertion below. The
  * upper ends are far beyond use; they keep products of a few settings away from overflow. */
 static const range ranges[DASS_N_KEYS] = {
-    [DASS_KEY_net_channels] = {CLOSED, 1, 4096},
-    [DASS_KEY_net_layers] = {CLOSED, 1, 256},
-    [DASS_KEY_net_nodes] = {CLOSED, 1, MAX_NODES},
-    [DASS_KEY_net_classes] = {CLOSED, 2, 65536},
-    [DASS_KEY_net_in_channels] = {CLOSED, 1, 4096},
-    [DASS_KEY_net_image] = {CLOSED, 1, 4096},
+    [DASS_KEY_net_channels] = {CLOSED, 2, DASS_MAX_CHANNELS},
+    [DASS_KEY_net_layers] = {CLOSED, 1, DASS_MAX_LAYERS},
+    [DASS_KEY_net_nodes] = {CLOSED, 1, DASS_MAX_NODES},
+    [DASS_KEY_net_classes] = {CLOSED, 2, DASS_MAX_CLASSES},
+    [DASS_KEY_net_in_channels] = {CLOSED, 1, DASS_MAX_IMAGE_CHANNELS},
+    [DASS_KEY_net_image] = {CLOSED, DASS_MIN_IMAGE, DASS_MAX_IMAGE},
     [DASS_KEY_search_density] = {OPEN_LOW, 0, 1},
     [DASS_KEY_search_order] = {CLOSED, 1, 2},
     [DASS_KEY_search_epochs_pretrain] = {CLOSED, 0, 1e6},

@@ -126,7 +126,8 @@ static bool only_dense(const dass_bench_latency_options *opt)
 /* The store knows its parameters from a graph that nobody runs. */
 static dass_status open_store(latency *l)
 {
-    static const double half[16] = {.5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5};
+    static const double half[DASS_MAX_IMAGE_CHANNELS] = {.5, .5, .5, .5, .5, .5, .5, .5,
+                                                         .5, .5, .5, .5, .5, .5, .5, .5};
     const dass_phase phase = {.task = DASS_TASK_EVAL, .batch = 1, .mean = half, .std = half};
     dass_graph *g = NULL;
     uint64_t bufs = 0;
@@ -173,7 +174,8 @@ static dass_status open_inputs(latency *l)
 
 static dass_status compile(latency *l)
 {
-    static const double half[16] = {.5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5, .5};
+    static const double half[DASS_MAX_IMAGE_CHANNELS] = {.5, .5, .5, .5, .5, .5, .5, .5,
+                                                         .5, .5, .5, .5, .5, .5, .5, .5};
     const dass_infer_source src = {l->net.g, l->net.x, l->net.logits, l->net.data};
     for (uint32_t i = 0; i < l->opt->n; i++) {
         const dass_execution e = l->opt->execution[i];
@@ -269,8 +271,6 @@ dass_status dass_bench_latency_run(const dass_config *c, const dass_arch *arch, 
         return DASS_FAIL(DASS_ARG,
                          "bench latency: a supernet has no latency of its own: give --genotype FILE, --net NAME "
                          "or a RUN of train or prune");
-    if (arch->in_channels > 16)
-        return DASS_FAIL(DASS_UNSUPPORTED, "bench latency: images of %d channels, at most 16", arch->in_channels);
     latency l = {.cfg = c, .arch = arch, .opt = opt};
     const dass_status st = measure(&l, out);
     close_latency(&l);

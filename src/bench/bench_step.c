@@ -24,7 +24,8 @@ typedef struct bench {
     dass_peak_size peak;
     dass_arch arch;
     dass_stage stage;
-    bool alpha;
+    bool search;      /* a supernet; otherwise a network that is trained and pruned */
+    uint32_t n_alpha; /* graphs that move alpha, before the weights' */
     dass_backend *be;
     dass_dataset *data;
     dass_store *store;
@@ -56,9 +57,6 @@ static dass_status open_data(bench *b)
     void *block = NULL;
     DASS_TRY(dass_mem_alloc(sizeof(dass_dataset), "data set", &block));
     b->data = block;
-    if (b->arch.in_channels > DASS_MAX_IMAGE_CHANNELS)
-        return DASS_FAIL(DASS_UNSUPPORTED, "bench: images of %d channels, at most %d", b->arch.in_channels,
-                         DASS_MAX_IMAGE_CHANNELS);
     *b->data = (dass_dataset){
         .name = "random", .h = b->arch.image, .w = b->arch.image, .c = b->arch.in_channels, .classes = b->arch.classes};
     for (int i = 0; i < DASS_MAX_IMAGE_CHANNELS; ++i) {
@@ -97,10 +95,11 @@ static dass_status fill_data_set(bench *b)
     int32_t *order = dass_arena_alloc(b->mem, (size_t)part->n * sizeof *order);
     if (order == NULL)
         return DASS_NOMEM;
-    DASS_TRY(dass_resident_write(b->store, b->be, b->resident, b->alpha, part->images, image_bytes(b), part->labels));
+    DASS_TRY(
+        dass_resident_write(b->store, b->be, b->resident, b->n_alpha > 0, part->images, image_bytes(b), part->labels));
     DASS_TRY(dass_source_order(b->source, 0, N_BATCHES, order));
     DASS_TRY(dass_store_write(b->store, DASS_BUF_ORDER, order, (size_t)part->n * sizeof *order));
-    if (!b->alpha)
+    if (b->n_alpha == 0)
         return DASS_OK;
     DASS_TRY(dass_source_order(b->source, 1, N_BATCHES, order));
     return dass_store_write(b->store, DASS_BUF_VAL_ORDER, order, (size_t)part->n * sizeof *order);
@@ -109,15 +108,18 @@ static dass_status fill_data_set(bench *b)
 static void set_block(bench *b)
 {
     const dass_config *c = b->cfg;
+    const bool masked = b->stage == DASS_STAGE_FINETUNE;
+    const double lr = b->search ? c->search_lr : masked ? c->prune_lr_finetune : c->train_lr;
+    const double decay = b->search ? c->search_weight_decay : c->train_weight_decay;
     b->block = (dass_step_block){
-        .lr = {c->search_lr, c->search_lr, c->search_lr_score, c->search_alpha_lr},
-        .weight_decay = {c->search_weight_decay, c->search_weight_decay, c->search_weight_decay,
-                         c->search_alpha_weight_decay},
-        .momentum = c->search_momentum,
-        .clip = c->search_clip,
+        .lr = {lr, lr, b->search ? c->search_lr_score : c->prune_lr_score, c->search_alpha_lr},
+        .weight_decay = {decay, decay, decay, c->search_alpha_weight_decay},
+        .momentum = b->search ? c->search_momentum : c->train_momentum,
+        .clip = b->search ? c->search_clip : c->train_clip,
         .beta1 = c->search_alpha_beta1,
         .beta2 = c->search_alpha_beta2,
         .adam_eps = 1e-8,
+        .xi = lr,
         .seed = (uint64_t)c->run_seed,
     };
 }
@@ -141,20 +143,43 @@ static dass_status fill_store(bench *b, const dass_segment *segments, int64_t n_
     return st;
 }
 
+/* A graph of the step as the loop of src/train asks for it. */
+static dass_phase phase_of(const bench *b, dass_stage stage, dass_task task)
+{
+    const dass_config *c = b->cfg;
+    dass_phase p = {.task = task,
+                    .stage = stage,
+                    .inputs = dass_task_validates(task) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN,
+                    .resident = b->resident,
+                    .batch = (int32_t)c->train_batch,
+                    .lower = DASS_LOWER_ALL,
+                    .pad = (int32_t)c->data_pad,
+                    .flip = c->data_flip,
+                    .cutout = (int32_t)c->data_cutout,
+                    .mean = b->data->mean,
+                    .std = b->data->std};
+    if (!b->search) {
+        p.label_smoothing = c->train_label_smoothing;
+        p.drop_path = c->train_drop_path > 0.0;
+        p.auxiliary = c->train_auxiliary;
+        p.ema = c->train_ema > 0.0 && stage != DASS_STAGE_SCORE;
+    }
+    return p;
+}
+
 /* Learn the parameters from a graph that is dropped, so that the table of kept counts can be made. */
 static dass_status make_segments(bench *b, dass_segment **segments, int64_t *n_segments)
 {
     const dass_config *c = b->cfg;
     dass_graph *g = NULL;
-    const dass_phase phase = {
-        .task = DASS_TASK_WEIGHTS, .stage = DASS_STAGE_DENSE, .batch = 1, .mean = b->data->mean, .std = b->data->std};
+    const dass_phase phase = phase_of(b, DASS_STAGE_DENSE, DASS_TASK_WEIGHTS);
     DASS_TRY(dass_phase_build(b->store, &b->arch, &phase, b->be->ops->real, b->be, &g));
     dass_graph_free(g);
     dass_allocation policy;
-    DASS_TRY(dass_allocation_parse(b->alpha ? c->search_allocation : c->prune_allocation, &policy));
+    DASS_TRY(dass_allocation_parse(b->search ? c->search_allocation : c->prune_allocation, &policy));
     if (policy == DASS_ALLOC_GLOBAL)
         policy = DASS_ALLOC_UNIFORM; /* no trained scores to rank; the time is the same */
-    DASS_TRY(dass_density_allocate(b->store, policy, b->alpha ? c->search_density : c->prune_density, NULL, b->mem,
+    DASS_TRY(dass_density_allocate(b->store, policy, b->search ? c->search_density : c->prune_density, NULL, b->mem,
                                    segments, n_segments));
     return DASS_OK;
 }
@@ -165,29 +190,23 @@ static dass_status open_bench(bench *b)
     dass_segment *segments = NULL;
     int64_t n_segments = 0;
     DASS_TRY(dass_arch_from_config(c, &b->arch));
-    b->alpha = b->arch.kind == DASS_NET_SUPERNET;
+    b->search = b->arch.kind == DASS_NET_SUPERNET;
     DASS_TRY(dass_arena_make("bench", &b->mem));
     DASS_TRY(open_data(b));
     DASS_TRY(dass_backend_open_for(c, c->run_device, &b->be));
     DASS_TRY(dass_store_make(b->be->ops->real, &b->store));
     DASS_TRY(make_segments(b, &segments, &n_segments));
     DASS_TRY(choose_resident(b));
-    dass_phase phase[2] = {{.task = DASS_TASK_ALPHA, .inputs = DASS_INPUTS_VALIDATION}, {.task = DASS_TASK_WEIGHTS}};
-    for (int i = 0; i < 2; ++i) {
-        phase[i].resident = b->resident;
-        phase[i].stage = b->stage;
-        phase[i].batch = (int32_t)c->train_batch;
-        phase[i].lower = DASS_LOWER_ALL;
-        phase[i].pad = (int32_t)c->data_pad;
-        phase[i].flip = c->data_flip;
-        phase[i].cutout = (int32_t)c->data_cutout;
-        phase[i].mean = b->data->mean;
-        phase[i].std = b->data->std;
+    dass_task task[DASS_MAX_ALPHA_TASKS + 1];
+    dass_phase phase[DASS_MAX_ALPHA_TASKS + 1];
+    b->n_alpha = b->search ? dass_search_tasks(c, b->stage, task) : 0;
+    task[b->n_alpha] = DASS_TASK_WEIGHTS;
+    for (uint32_t i = 0; i <= b->n_alpha; ++i) {
+        phase[i] = phase_of(b, b->stage, task[i]);
         phase[i].segments = segments;
         phase[i].n_segments = n_segments;
     }
-    DASS_TRY(
-        dass_steps_plan(b->store, &b->arch, b->alpha ? phase : phase + 1, b->alpha ? 2 : 1, b->be, NULL, &b->steps));
+    DASS_TRY(dass_steps_plan(b->store, &b->arch, phase, b->n_alpha + 1, b->be, NULL, &b->steps));
     DASS_TRY(dass_steps_bind(b->store, &b->steps));
     set_block(b);
     DASS_TRY(fill_store(b, segments, n_segments));
@@ -227,36 +246,44 @@ static dass_status check_loss(const bench *b, double loss)
     return isfinite(loss) ? DASS_OK : DASS_FAIL(DASS_NUMERIC, "bench: step %u: the loss is %g", b->block.step, loss);
 }
 
-/* As the training loop does it: both batches in, everything as one program, the scalars out. */
+/* Both batches, as far as the step reads them. */
+static dass_status feed_step(bench *b)
+{
+    next_batches(b);
+    if (b->n_alpha > 0) {
+        b->block.adam_step += 1.0;
+        DASS_TRY(feed(b, DASS_INPUTS_VALIDATION));
+    }
+    return feed(b, DASS_INPUTS_MAIN);
+}
+
+/* As the training loop does it: batches in, everything as one program, the scalars out. */
 static dass_status whole_step(bench *b, double *sec)
 {
     double scalar[4] = {0};
     const double began = dass_now_sec();
-    next_batches(b);
-    if (b->alpha) {
-        b->block.adam_step += 1.0;
-        DASS_TRY(feed(b, DASS_INPUTS_VALIDATION));
-    }
-    DASS_TRY(feed(b, DASS_INPUTS_MAIN));
+    DASS_TRY(feed_step(b));
     DASS_TRY(dass_steps_run_all(b->store, &b->steps, &b->block, &scalar[0], &scalar[1], &scalar[2], &scalar[3]));
     *sec = dass_now_sec() - began;
     b->block.step++;
     return check_loss(b, scalar[0]);
 }
 
-/* One graph of the step alone. */
-static dass_status part_step(bench *b, uint32_t i, double *sec)
+/* The graphs that move alpha, one by one, or the weights' alone. Only a graph with a batch of its own has a loss to
+ * look at; those of the second order read the training batch again. */
+static dass_status part_step(bench *b, bool alpha, double *sec)
 {
-    double loss = 0.0;
-    double correct = 0.0;
     const double began = dass_now_sec();
-    next_batches(b);
-    if (i + 1 < b->steps.n)
-        b->block.adam_step += 1.0;
-    DASS_TRY(feed(b, b->steps.inputs[i]));
-    DASS_TRY(dass_steps_run(b->store, &b->steps, i, &b->block, &loss, &correct));
+    DASS_TRY(feed_step(b));
+    for (uint32_t i = alpha ? 0 : b->n_alpha; i < (alpha ? b->n_alpha : b->steps.n); ++i) {
+        double loss = 0.0;
+        double correct = 0.0;
+        const bool says = !alpha || b->steps.inputs[i] == DASS_INPUTS_VALIDATION;
+        DASS_TRY(dass_steps_run(b->store, &b->steps, i, &b->block, says ? &loss : NULL, says ? &correct : NULL));
+        DASS_TRY(check_loss(b, loss));
+    }
     *sec = dass_now_sec() - began;
-    return check_loss(b, loss);
+    return DASS_OK;
 }
 
 static void summarise(double *sec, int n, double *median_ms, double *p90_ms)
@@ -281,14 +308,14 @@ static dass_status time_whole(bench *b, dass_bench_step *out)
     return DASS_OK;
 }
 
-static dass_status time_part(bench *b, uint32_t i, double *median_ms)
+static dass_status time_part(bench *b, bool alpha, double *median_ms)
 {
     double sec[MIN_REPEATS];
     double p90_ms = 0.0;
     for (int k = 0; k < N_WARM; ++k)
-        DASS_TRY(part_step(b, i, &sec[0]));
+        DASS_TRY(part_step(b, alpha, &sec[0]));
     for (int k = 0; k < MIN_REPEATS; ++k)
-        DASS_TRY(part_step(b, i, &sec[k]));
+        DASS_TRY(part_step(b, alpha, &sec[k]));
     summarise(sec, MIN_REPEATS, median_ms, &p90_ms);
     return DASS_OK;
 }
@@ -298,10 +325,10 @@ static dass_status time_steps(bench *b, dass_bench_step *out)
 {
     DASS_TRY(time_whole(b, out));
     out->weight_step_ms = out->step_ms;
-    if (!b->alpha)
+    if (b->n_alpha == 0)
         return DASS_OK;
-    DASS_TRY(time_part(b, 0, &out->arch_step_ms));
-    return time_part(b, 1, &out->weight_step_ms);
+    DASS_TRY(time_part(b, true, &out->arch_step_ms));
+    return time_part(b, false, &out->weight_step_ms);
 }
 
 /* ---- operations ----------------------------------------------------------------------------------------------- */
@@ -449,9 +476,9 @@ static dass_status measure(bench *b, bool ops, dass_bench_step *out)
     }
     for (uint32_t i = 0; i < b->steps.n; ++i)
         out->nodes += (int64_t)b->steps.graph[i]->n_nodes - 1;
-    static const dass_buf inputs[] = {DASS_BUF_IMAGES, DASS_BUF_LABELS, DASS_BUF_SAMPLES, DASS_BUF_STEP};
-    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; ++i)
-        out->input_bytes += dass_store_buf_bytes(b->store, inputs[i]);
+    for (dass_buf f = 1; f < DASS_N_BUFS; ++f)
+        if (dass_buf_is_input(f) && dass_store_ptrs(b->store)[f] != NULL)
+            out->input_bytes += dass_store_buf_bytes(b->store, f);
     out->planned_bytes = dass_program_arena_bytes(b->steps.program);
     out->groups_bytes = dass_store_bytes(b->store) - out->input_bytes;
     dass_mem_seal(true);

@@ -18,7 +18,7 @@ typedef struct traffic {
 
 static const char *const stage_words[] = {"dense", "score", "finetune"};
 static const double zeros[DASS_MAX_IMAGE_CHANNELS];
-static const double ones[DASS_MAX_IMAGE_CHANNELS] = {1, 1, 1, 1};
+static const double ones[DASS_MAX_IMAGE_CHANNELS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 static dass_phase phase_of(const traffic *t, dass_stage stage, dass_task task)
 {
@@ -67,7 +67,7 @@ static dass_status make_segments(traffic *t)
 static dass_status measure_stage(traffic *t, dass_stage stage, dass_bench_traffic *out)
 {
     dass_task task[DASS_MAX_ALPHA_TASKS + 1];
-    uint32_t n = t->arch.kind == DASS_NET_SUPERNET ? dass_alpha_tasks(stage, t->cfg->search_order, task) : 0;
+    uint32_t n = t->arch.kind == DASS_NET_SUPERNET ? dass_search_tasks(t->cfg, stage, task) : 0;
     task[n++] = DASS_TASK_WEIGHTS;
     *out = (dass_bench_traffic){.stage = stage_words[stage]};
     for (uint32_t i = 0; i < n; i++) {
@@ -84,9 +84,6 @@ dass_status dass_bench_traffic_measure(const dass_config *c, const char *device,
     traffic t = {.cfg = c};
     dass_status st = DASS_OK;
     DASS_TRY(dass_arch_from_config(c, &t.arch));
-    if (t.arch.in_channels > DASS_MAX_IMAGE_CHANNELS)
-        return DASS_FAIL(DASS_UNSUPPORTED, "traffic: images of %d channels, at most %d", t.arch.in_channels,
-                         DASS_MAX_IMAGE_CHANNELS);
     DASS_TRY_TO(dass_arena_make("traffic", &t.mem), st, out);
     DASS_TRY_TO(dass_backend_open_for(c, device, &t.be), st, out);
     DASS_TRY_TO(dass_store_make(t.be->ops->real, &t.store), st, out);

@@ -179,7 +179,7 @@ dass_val dass__val_add(dass_graph *g, const dass_value *v)
 static uint64_t node_hash(dass_op op, const dass_attr *attr, const dass_val *in, uint32_t n_in)
 {
     uint64_t h = hash_bytes(&op, sizeof op, hash_start);
-    h = hash_bytes(attr, sizeof *attr, h);
+    h = hash_bytes(attr, dass__attr_bytes(op), h);
     return hash_bytes(in, n_in * sizeof *in, h);
 }
 
@@ -187,7 +187,7 @@ static bool node_equal(const dass_graph *g, dass_node n, dass_op op, const dass_
                        uint32_t n_in, uint32_t n_out)
 {
     const dass_node_rec *r = &g->nodes[n];
-    return r->op == op && r->n_in == n_in && r->n_out == n_out && memcmp(&r->attr, attr, sizeof *attr) == 0 &&
+    return r->op == op && r->n_in == n_in && r->n_out == n_out && memcmp(&r->attr, attr, dass__attr_bytes(op)) == 0 &&
            (n_in == 0 || memcmp(dass_node_in(g, n), in, n_in * sizeof *in) == 0);
 }
 

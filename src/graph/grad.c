@@ -86,7 +86,6 @@ static dass_val take_acc(sweep *s, dass_val v)
     return 0;
 }
 
-#define MAX_JOIN 48
 
 /* Join contributions into one value. Terms with different p (normal and reduction cells) need separate sums. */
 static dass_val take(sweep *s, dass_val v)
@@ -97,10 +96,10 @@ static dass_val take(sweep *s, dass_val v)
             s->head[v] = 0;
             return first.d;
         }
-        dass_gterm terms[MAX_JOIN];
+        dass_gterm terms[DASS_MAX_TERMS];
         uint32_t n = 0;
         dass_val p = 0;
-        for (uint32_t *at = &s->head[v]; *at && n < MAX_JOIN;) {
+        for (uint32_t *at = &s->head[v]; *at && n < DASS_MAX_TERMS;) {
             const contribution *c = &s->pool[*at - 1];
             if (c->index >= 0 && p && c->p != p) {
                 at = &s->pool[*at - 1].next;
@@ -143,11 +142,9 @@ static bool stats_of(sweep *s, dass_val x, dass_val mean)
 
 /* ---- rules ----------------------------------------------------------------------------------------------- */
 
-#define MAX_NODE_ARGS 320
-
 typedef struct node_view { /* a copy of a forward node's arguments: the pool moves while nodes are added */
     dass_node_rec r;
-    dass_val in[MAX_NODE_ARGS], out[8];
+    dass_val in[DASS_MAX_NODE_IN], out[8];
 } node_view;
 
 static void conv_rule(sweep *s, const node_view *v)
@@ -231,8 +228,8 @@ static void wsum_rule(sweep *s, const node_view *v)
     const uint32_t n = (uint32_t)v->r.attr.sum.n_terms;
     const dass_val p = v->in[0];
     const bool want_dp = p && s->need[p];
-    dass_term terms[64];
-    uint8_t want[64] = {0};
+    dass_term terms[DASS_MAX_TERMS];
+    uint8_t want[DASS_MAX_TERMS] = {0};
     bool pass = want_dp; /* does anything need a pass over the data */
     for (uint32_t k = 0; k < n; k++) {
         const dass_val *a = &v->in[1 + 5 * k];
@@ -245,7 +242,7 @@ static void wsum_rule(sweep *s, const node_view *v)
         pass = pass || want[k];
     }
     const dass_val dy = take(s, v->out[0]);
-    dass_wsum_grad grad[64] = {{0}};
+    dass_wsum_grad grad[DASS_MAX_TERMS] = {{0}};
     if (pass) {
         dass_val d_p = 0;
         const dass_val acc = want_dp ? take_acc(s, p) : 0;
@@ -375,9 +372,9 @@ static void sweep_back(sweep *s)
             arrived = arrived || (dass_node_out(g, n)[i] && s->head[dass_node_out(g, n)[i]]);
         if (!arrived)
             continue;
-        if (v.r.n_in > MAX_NODE_ARGS || v.r.n_out > 8) {
+        if (v.r.n_in > DASS_MAX_NODE_IN || v.r.n_out > 8) {
             dass__graph_fail(g, DASS_INTERNAL, "gradient: %s with %u inputs and %u outputs, at most %d and 8",
-                             dass_op_get(v.r.op)->name, v.r.n_in, v.r.n_out, MAX_NODE_ARGS);
+                             dass_op_get(v.r.op)->name, v.r.n_in, v.r.n_out, DASS_MAX_NODE_IN);
             return;
         }
         if (v.r.n_in)

@@ -50,6 +50,8 @@ const char *dass__show(const dass_graph *g, dass_val v);
 int32_t dass__window_out(int32_t size, int32_t k, int32_t stride, int32_t pad, int32_t dil);
 
 /* Node maker with one output. */
+/* Bytes of the member of dass_attr that nodes of `op` carry; 0 for none. The others are not compared. */
+size_t dass__attr_bytes(dass_op op);
 dass_val dass__node1(dass_graph *g, dass_op op, const dass_val *in, uint32_t n_in, const dass_attr *attr,
                      dass__shape shape);
 

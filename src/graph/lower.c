@@ -122,7 +122,7 @@ static bool try_wsum(lowering *l, dass_node n)
     const dass_graph *g = l->g;
     const dass_node_rec *r = &g->nodes[n];
     const dass_val *in = dass_node_in(g, n);
-    dass_term terms[64];
+    dass_term terms[DASS_MAX_TERMS];
     bool any = false;
     for (uint32_t k = 0; k < (uint32_t)r->attr.sum.n_terms; k++) {
         const dass_val *a = &in[1 + 5 * k];
@@ -160,20 +160,25 @@ static dass_attr copy_attr(lowering *l, const dass_node_rec *r)
 {
     dass_attr a = r->attr;
     const int32_t c = r->op == DASS_OP_AUGMENT ? l->g->vals[rec_in(l, r)[0]].dim[1] : 0;
-    switch ((int)r->op) {
-    case DASS_OP_WSUM:
-    case DASS_OP_WSUM_BWD:
-    case DASS_OP_GSUM:
+    switch (dass_op_get(r->op)->attr) {
+    case DASS_ATTR_sum:
         a.sum.index = dass__graph_intern(l->out, a.sum.index, (size_t)a.sum.n_terms * sizeof *a.sum.index);
         break;
-    case DASS_OP_MASK_THRESHOLD:
+    case DASS_ATTR_mask:
         a.mask.segments =
             dass__graph_intern(l->out, a.mask.segments, (size_t)a.mask.n_segments * sizeof *a.mask.segments);
         break;
-    case DASS_OP_AUGMENT:
+    case DASS_ATTR_augment:
         a.augment.mean_std = dass__graph_intern(l->out, a.augment.mean_std, 2 * (size_t)c * sizeof(double));
         break;
-    default:
+    case DASS_ATTR_none: /* these hold numbers alone; a member with a pointer has a case above */
+    case DASS_ATTR_conv:
+    case DASS_ATTR_pool:
+    case DASS_ATTR_bn:
+    case DASS_ATTR_scalar:
+    case DASS_ATTR_sparse:
+    case DASS_ATTR_irblock:
+    case DASS_ATTR_act:
         break;
     }
     return a;
@@ -183,11 +188,11 @@ static void copy_node(lowering *l, dass_node n)
 {
     const dass_graph *g = l->g;
     const dass_node_rec *r = &g->nodes[n];
-    dass_val in[512];
-    dass_val out[256];
-    dass_val dst[256];
-    dass__shape shape[256];
-    if (r->n_in > 512 || r->n_out > 256) {
+    dass_val in[DASS_MAX_NODE_IN];
+    dass_val out[DASS_MAX_NODE_OUT];
+    dass_val dst[DASS_MAX_NODE_OUT];
+    dass__shape shape[DASS_MAX_NODE_OUT];
+    if (r->n_in > DASS_MAX_NODE_IN || r->n_out > DASS_MAX_NODE_OUT) {
         dass__graph_fail(l->out, DASS_INTERNAL, "lower: %s with %u inputs", dass_op_get(r->op)->name, r->n_in);
         return;
     }

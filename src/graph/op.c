@@ -6,7 +6,8 @@
 
 static const dass_op_info op_info[DASS_N_OPS] = {
     [DASS_OP_NONE] = {.name = "none", .in_place = -1},
-#define X(op, text, place, op_flags) [DASS_OP_##op] = {.name = text, .in_place = place, .flags = op_flags},
+#define X(op, text, kind, place, op_flags) \
+    [DASS_OP_##op] = {.name = text, .attr = DASS_ATTR_##kind, .in_place = place, .flags = op_flags},
 #include "dass/ops.def"
 #undef X
 };
@@ -15,6 +16,29 @@ const dass_op_info *dass_op_get(dass_op op)
 {
     DASS_ASSERT((unsigned)op < DASS_N_OPS);
     return &op_info[op];
+}
+
+size_t dass__attr_bytes(dass_op op)
+{
+    switch (dass_op_get(op)->attr) {
+#define SIZE(kind)         \
+    case DASS_ATTR_##kind: \
+        return sizeof((dass_attr *)NULL)->kind;
+        SIZE(conv)
+        SIZE(pool)
+        SIZE(bn)
+        SIZE(sum)
+        SIZE(mask)
+        SIZE(augment)
+        SIZE(scalar)
+        SIZE(sparse)
+        SIZE(irblock)
+        SIZE(act)
+#undef SIZE
+    case DASS_ATTR_none:
+        break;
+    }
+    return 0;
 }
 
 size_t dass_dtype_bytes(dass_dtype t)
@@ -228,14 +252,14 @@ void dass_node_print(const dass_graph *g, dass_node n, char *buf, size_t n_buf)
         len += (size_t)print_attr(r, buf + len, n_buf - len);
     for (uint32_t i = 0; i < r->n_out && len < n_buf; i++)
         if (dass_node_out(g, n)[i])
-            len += (size_t)snprintf(buf + len, n_buf - len, "%s %s", i ? "," : "",
-                                    dass__show(g, dass_node_out(g, n)[i]));
+            len +=
+                (size_t)snprintf(buf + len, n_buf - len, "%s %s", i ? "," : "", dass__show(g, dass_node_out(g, n)[i]));
     if (len < n_buf)
         len += (size_t)snprintf(buf + len, n_buf - len, " <-");
     for (uint32_t i = 0; i < r->n_in && len < n_buf; i++)
         if (dass_node_in(g, n)[i])
-            len += (size_t)snprintf(buf + len, n_buf - len, "%s %s", i ? "," : "",
-                                    dass__show(g, dass_node_in(g, n)[i]));
+            len +=
+                (size_t)snprintf(buf + len, n_buf - len, "%s %s", i ? "," : "", dass__show(g, dass_node_in(g, n)[i]));
 }
 
 void dass_graph_dump(const dass_graph *g, FILE *f)

@@ -5,7 +5,6 @@
 
 #include <string.h>
 
-#define MAX_TERMS 60
 
 static bool fits(dass_graph *g, const char *op, bool ok, dass_val a, dass_val b)
 {
@@ -192,15 +191,15 @@ void dass_wsum_bwd(dass_graph *g, dass_val d_y, dass_val p, dass_val acc_dp, con
     if (d_p)
         *d_p = 0;
     memset(out, 0, n * sizeof *out);
-    if (!fits(g, "wsum_bwd", d_y && n >= 1 && n <= MAX_TERMS && (!want_dp || p), d_y, p) ||
+    if (!fits(g, "wsum_bwd", d_y && n >= 1 && n <= DASS_MAX_TERMS && (!want_dp || p), d_y, p) ||
         (acc_dp && !acc_ok(g, "wsum_bwd", acc_dp, dass__shape_of(g, p))))
         return;
     const int32_t c = g->vals[d_y].dim[1];
     const dass__shape none = {.dtype = DASS__NO_OUT};
-    dass_val in[3 + 5 * MAX_TERMS];
-    dass__shape s[1 + 3 * MAX_TERMS];
-    dass_val outs[1 + 3 * MAX_TERMS];
-    int32_t index[MAX_TERMS];
+    dass_val in[3 + 5 * DASS_MAX_TERMS];
+    dass__shape s[1 + 3 * DASS_MAX_TERMS];
+    dass_val outs[1 + 3 * DASS_MAX_TERMS];
+    int32_t index[DASS_MAX_TERMS];
     in[0] = d_y;
     in[1] = p;
     in[2] = acc_dp;
@@ -224,10 +223,10 @@ void dass_wsum_bwd(dass_graph *g, dass_val d_y, dass_val p, dass_val acc_dp, con
 
 dass_val dass_gsum(dass_graph *g, dass_val p, const dass_gterm *terms, uint32_t n)
 {
-    if (!fits(g, "gsum", n >= 1 && n <= MAX_TERMS && terms[0].d, n ? terms[0].d : 0, p))
+    if (!fits(g, "gsum", n >= 1 && n <= DASS_MAX_TERMS && terms[0].d, n ? terms[0].d : 0, p))
         return 0;
-    dass_val in[1 + 3 * MAX_TERMS];
-    int32_t index[MAX_TERMS];
+    dass_val in[1 + 3 * DASS_MAX_TERMS];
+    int32_t index[DASS_MAX_TERMS];
     in[0] = p;
     for (uint32_t k = 0; k < n; k++) {
         const dass_gterm *t = &terms[k];

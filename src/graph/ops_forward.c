@@ -360,16 +360,14 @@ dass_val dass_cast(dass_graph *g, dass_val x, dass_dtype to)
     return dass__node1(g, DASS_OP_CAST, &x, 1, &a, s);
 }
 
-#define MAX_TERMS 60
-
 dass_val dass_wsum(dass_graph *g, dass_val p, const dass_term *terms, uint32_t n)
 {
     if (g->status != DASS_OK)
         return 0;
-    if (n < 1 || n > MAX_TERMS)
-        return dass__graph_fail(g, DASS_ARG, "wsum: %u terms, 1 to %d expected", n, MAX_TERMS);
-    dass_val in[1 + 5 * MAX_TERMS];
-    int32_t index[MAX_TERMS];
+    if (n < 1 || n > DASS_MAX_TERMS)
+        return dass__graph_fail(g, DASS_ARG, "wsum: %u terms, 1 to %d expected", n, DASS_MAX_TERMS);
+    dass_val in[1 + 5 * DASS_MAX_TERMS];
+    int32_t index[DASS_MAX_TERMS];
     in[0] = p;
     for (uint32_t k = 0; k < n; k++) {
         const dass_term *t = &terms[k];

@@ -96,7 +96,6 @@ static dass_status host_open(const dass_backend_options *opt, dass_backend **out
     h->n_threads = n_threads > 0 ? n_threads : omp_get_num_procs();
     dass_status st = DASS_OK;
     DASS_TRY_TO(pick_isa(h), st, fail);
-    omp_set_num_threads(h->n_threads);
     DASS_TRY_TO(dass__onednn_open(h), st, fail);
     *out = &h->base;
     return DASS_OK;
@@ -135,12 +134,11 @@ static dass_status host_read(dass_backend *be, void *host_dst, const void *src, 
 
 static dass_status host_fill(dass_backend *be, void *dst, uint32_t word, size_t bytes)
 {
-    (void)be;
     if (bytes % 4 != 0)
         return DASS_FAIL(DASS_ARG, "host: fill of %zu bytes; give a multiple of 4", bytes);
     uint32_t *const p = dst;
     const size_t n = bytes / 4;
-#pragma omp parallel for simd schedule(static) if (n >= 65536)
+#pragma omp parallel for simd schedule(static) num_threads(((const dass_host *)be)->n_threads) if (n >= 65536)
     for (size_t i = 0; i < n; i++)
         p[i] = word;
     return DASS_OK;

@@ -11,8 +11,6 @@
 
 #include "dass/backend.h"
 
-#define DASS__MAX_ARGS 320 /* inputs + outputs of the widest node our vector kernels take */
-
 struct dass__vec;
 
 typedef struct dass_host {

@@ -345,20 +345,24 @@ static void conv_drop(dass_host *h, dass_kernel *k)
     c->bias = c->scratch = NULL;
 }
 
-/* oneDNN fixes its number of threads when a primitive is made, and takes it from OpenMP: another host may have set it.
- */
-static void set_threads(const dass_host *h)
+/* oneDNN fixes its number of threads when a primitive is made, and takes it from OpenMP. That setting is the program's: it
+ * is borrowed for a call. Returns what to give back. */
+static int borrow_threads(const dass_host *h)
 {
-    if (omp_get_max_threads() != h->n_threads)
+    const int before = omp_get_max_threads();
+    if (before != h->n_threads)
         omp_set_num_threads(h->n_threads);
+    return before;
 }
 
-static dass_status conv_run(dass_backend *be, void *impl)
+static void return_threads(const dass_host *h, int before)
 {
-    const dass_host *const h = (const dass_host *)be;
-    const onednn *const o = h->onednn;
-    const conv_impl *const c = impl;
-    set_threads(h);
+    if (before != h->n_threads)
+        omp_set_num_threads(before);
+}
+
+static dass_status execute(const onednn *o, const conv_impl *c)
+{
     for (int i = 0; i < N_TENSORS; i++)
         if (i != c->output && c->t[i].reorder != NULL)
             DNNL_TRY(dnnl_primitive_execute(c->t[i].reorder, o->stream, 3, c->t[i].reorder_arg));
@@ -368,6 +372,15 @@ static dass_status conv_run(dass_backend *be, void *impl)
         DNNL_TRY(dnnl_primitive_execute(out->reorder, o->stream, 3, out->reorder_arg));
     DNNL_TRY(dnnl_stream_wait(o->stream));
     return DASS_OK;
+}
+
+static dass_status conv_run(dass_backend *be, void *impl)
+{
+    const dass_host *const h = (const dass_host *)be;
+    const int before = borrow_threads(h);
+    const dass_status st = execute(h->onednn, impl);
+    return_threads(h, before);
+    return st;
 }
 
 /* What the convolution alone has beside its scratchpad: the activation, applied before its result is stored. */
@@ -396,7 +409,7 @@ static dass_status conv_prepare(dass_host *h, dass_arena *mem, const dass_graph 
     c->dir = op == DASS_OP_CONV ? FORWARD : op == DASS_OP_CONV_BWD_DATA ? BACKWARD_DATA : BACKWARD_WEIGHTS;
     c->output = c->dir == FORWARD ? Y : c->dir == BACKWARD_DATA ? X : W;
     k->run = conv_run;
-    set_threads(h);
+    const int before = borrow_threads(h);
     const conv_shape s = shape_of(g, n);
     dnnl_primitive_attr_t attr = NULL, conv_attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
@@ -420,6 +433,7 @@ done:
         (void)dnnl_primitive_attr_destroy(attr);
     if (conv_attr != NULL)
         (void)dnnl_primitive_attr_destroy(conv_attr);
+    return_threads(h, before);
     if (st != DASS_OK)
         conv_drop(h, k);
     return st;

@@ -10,7 +10,6 @@
 
 #define DASS__BN_EPS 1e-5
 #define DASS__BN_MOMENTUM 0.1
-#define DASS__MAX_IMAGE_CHANNELS 16
 #define DASS__NAME_MAX 160
 
 typedef struct dass__builder {

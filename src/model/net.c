@@ -19,6 +19,9 @@ typedef struct cell {
     dass_val p;            /* supernet: softmaxed alphas (2 n_edges, 8); 0 otherwise */
 } cell;
 
+/* none leaves no term behind */
+_Static_assert((DASS_MAX_NODES + 1) * (DASS_N_PRIMS - 1) <= DASS_MAX_TERMS, "a node sums all its edges");
+
 /* ---- configuration ------------------------------------------------------------------------- */
 
 static dass_status check_size(const char *key, int32_t value, int32_t lo, int32_t hi)
@@ -35,8 +38,8 @@ static bool reduces(const dass_arch *arch, int32_t number)
 
 static dass_status check_cells(const dass_arch *arch)
 {
-    DASS_TRY(check_size("net.channels", arch->channels, 2, 4096));
-    DASS_TRY(check_size("net.layers", arch->layers, 1, 1000));
+    DASS_TRY(check_size("net.channels", arch->channels, 2, DASS_MAX_CHANNELS));
+    DASS_TRY(check_size("net.layers", arch->layers, 1, DASS_MAX_LAYERS));
     DASS_TRY(check_size("net.nodes", arch->nodes, 1, DASS_MAX_NODES));
     if (arch->kind == DASS_NET_CELLS && arch->genotype.n_nodes != arch->nodes)
         return DASS_FAIL(DASS_CONFIG, "net.nodes is %d and the genotype has %d nodes",
@@ -54,9 +57,9 @@ static dass_status check_cells(const dass_arch *arch)
 
 dass_status dass__arch_check(const dass_arch *arch)
 {
-    DASS_TRY(check_size("net.classes", arch->classes, 2, 1 << 20));
-    DASS_TRY(check_size("net.in_channels", arch->in_channels, 1, DASS__MAX_IMAGE_CHANNELS));
-    DASS_TRY(check_size("net.image", arch->image, 4, 4096));
+    DASS_TRY(check_size("net.classes", arch->classes, 2, DASS_MAX_CLASSES));
+    DASS_TRY(check_size("net.in_channels", arch->in_channels, 1, DASS_MAX_IMAGE_CHANNELS));
+    DASS_TRY(check_size("net.image", arch->image, DASS_MIN_IMAGE, DASS_MAX_IMAGE));
     if (arch->form != DASS_FORM_CIFAR && arch->form != DASS_FORM_IMAGENET)
         return DASS_FAIL(DASS_CONFIG, "net.form %d does not exist", (int)arch->form);
     if (arch->kind == DASS_NET_SUPERNET || arch->kind == DASS_NET_CELLS)

@@ -241,6 +241,11 @@ static bool is_input(dass_buf b)
     return b != DASS_BUF_TEMP && buf_table[b].length == 0;
 }
 
+bool dass_buf_is_input(dass_buf b)
+{
+    return b == DASS_BUF_STEP || is_input(b);
+}
+
 int64_t dass_store_buf_count(const dass_store *s, dass_buf b)
 {
     DASS_ASSERT(b > DASS_BUF_TEMP && b < DASS_N_BUFS);

@@ -403,8 +403,8 @@ static int64_t n_nodes_of(const dass_graph *g)
 
 dass_status dass_net_measure(const dass_arch *arch, unsigned lower, dass_net_count *out)
 {
-    static const double zeros[DASS__MAX_IMAGE_CHANNELS];
-    static const double ones[DASS__MAX_IMAGE_CHANNELS] = {1, 1, 1, 1, 1, 1, 1, 1,
+    static const double zeros[DASS_MAX_IMAGE_CHANNELS];
+    static const double ones[DASS_MAX_IMAGE_CHANNELS] = {1, 1, 1, 1, 1, 1, 1, 1,
                                                           1, 1, 1, 1, 1, 1, 1, 1};
     const dass_phase phase = {.task = DASS_TASK_ALPHA,
                               .stage = DASS_STAGE_DENSE,

@@ -45,6 +45,13 @@ uint32_t dass_alpha_tasks(dass_stage stage, int64_t order, dass_task tasks[DASS_
     return 4;
 }
 
+uint32_t dass_search_tasks(const dass_config *c, dass_stage stage, dass_task tasks[DASS_MAX_ALPHA_TASKS])
+{
+    if (stage == DASS_STAGE_SCORE && !c->search_alpha_in_score)
+        return 0;
+    return dass_alpha_tasks(stage, c->search_order, tasks);
+}
+
 bool dass_task_validates(dass_task task)
 {
     return task == DASS_TASK_ALPHA || task == DASS_TASK_UNROLLED_ALPHA || task == DASS_TASK_EVAL;

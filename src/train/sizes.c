@@ -26,9 +26,8 @@ static const stage_row discrete_rows[] = {
     {"finetune", "eval", DASS_STAGE_FINETUNE, DASS_TASK_EVAL},
 };
 
-#define MAX_CHANNELS 16 /* of an image, more than any network takes */
-static const double zeros[MAX_CHANNELS];
-static const double ones[MAX_CHANNELS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+static const double zeros[DASS_MAX_IMAGE_CHANNELS];
+static const double ones[DASS_MAX_IMAGE_CHANNELS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 /* What the measuring carries around. */
 typedef struct measure {
@@ -174,7 +173,7 @@ static dass_status measure_supernet(measure *m, dass_sizes *out)
     for (int i = DASS_STAGE_DENSE; i <= DASS_STAGE_FINETUNE; ++i) {
         const dass_stage stage = (dass_stage)i;
         dass_task tasks[DASS_MAX_ALPHA_TASKS];
-        const uint32_t n = dass_alpha_tasks(stage, m->cfg->search_order, tasks);
+        const uint32_t n = dass_search_tasks(m->cfg, stage, tasks);
         stage_row row = {stage_words[i], "weights", stage, DASS_TASK_WEIGHTS};
         DASS_TRY(measure_stage(m, &row, out));
         for (uint32_t k = 0; k < n; ++k) {
@@ -184,12 +183,6 @@ static dass_status measure_supernet(measure *m, dass_sizes *out)
         }
     }
     return DASS_OK;
-}
-
-static bool is_input(dass_buf b)
-{
-    return b == DASS_BUF_IMAGES || b == DASS_BUF_LABELS || b == DASS_BUF_SAMPLES || b == DASS_BUF_STEP ||
-           b == DASS_BUF_VAL_IMAGES || b == DASS_BUF_VAL_LABELS || b == DASS_BUF_VAL_SAMPLES;
 }
 
 static dass_status measure_all(measure *m, dass_sizes *out)
@@ -204,7 +197,7 @@ static dass_status measure_all(measure *m, dass_sizes *out)
     for (dass_buf b = 1; b < DASS_N_BUFS; ++b) {
         if (!(m->bufs >> b & 1))
             continue;
-        size_t *to = is_input(b) ? &out->input_bytes : &out->param_bytes;
+        size_t *to = dass_buf_is_input(b) ? &out->input_bytes : &out->param_bytes;
         *to += dass_store_buf_bytes(m->store, b);
     }
     return DASS_OK;
