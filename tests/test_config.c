@@ -241,7 +241,7 @@ static void test_config_check(void **state)
         {"net.image=0", "command line: net.image = 0 is out of range: expected at least 4 and at "
                         "most 4096 (height and width of an image as the network sees it)"},
         {"net.image=4097",
-         "command line: net.image = 4097 is out of range: expected at least 1 "
+         "command line: net.image = 4097 is out of range: expected at least 4 "
          "and at most 4096 (height and width of an image as the network sees it)"},
         {"net.nodes=9", "command line: net.nodes = 9 is out of range: expected at least 1 and at "
                         "most 8 (intermediate nodes of a cell)"},

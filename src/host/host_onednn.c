@@ -345,8 +345,8 @@ static void conv_drop(dass_host *h, dass_kernel *k)
     c->bias = c->scratch = NULL;
 }
 
-/* oneDNN fixes its number of threads when a primitive is made, and takes it from OpenMP. That setting is the program's: it
- * is borrowed for a call. Returns what to give back. */
+/* oneDNN fixes its number of threads when a primitive is made, and takes it from OpenMP. That setting is the program's:
+ * it is borrowed for a call. Returns what to give back. */
 static int borrow_threads(const dass_host *h)
 {
     const int before = omp_get_max_threads();
