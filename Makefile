@@ -450,7 +450,7 @@ gpu-deps: ## gather in build/deps what a GPU machine without packages needs to b
 	@tools/gpu_deps.sh $(O)/deps
 
 golden: ## make the golden files of tests/golden anew (needs PyTorch; PYTHON=/usr/bin/python3 if that has it)
-	$(PYTHON) tools/golden.py --out tests/golden
+	$(PYTHON) tools/golden --out tests/golden
 
 bench: all ## time one search step, with the share of every operation
 	$(DASS) bench step --ops

@@ -1,81 +1,15 @@
-/* The engine against PyTorch: learning curves of tiny networks that tools/golden.py computed in double, layer by layer
+/* The engine against PyTorch: learning curves of tiny networks that tools/golden computed in double, layer by layer
  * with PyTorch's own convolutions, autograd and optimisers. Here the same steps run as planned graphs: in double on the
  * reference, where they must agree to rounding, and in float on the host, where float must explain the difference. The
  * files under tests/golden hold settings and results; parameters, images and labels are made from names on both sides.
  * No Python is needed, and a file that is missing is a failure.
  */
-#include <jansson.h>
-#include <math.h>
-#include <stdlib.h>
-
+#include "golden.h"
 #include "rig.h"
 
 enum { MAX_BATCH_BYTES = 8 * 3 * 32 * 32, MAX_ROWS = 8 };
 
-/* ---- files ---------------------------------------------------------------------------------- */
-
-static const char *path_of(const char *below)
-{
-    static char path[4096];
-    const char *root = getenv("DASS_TEST_ROOT");
-    (void)snprintf(path, sizeof path, "%s/%s", root ? root : ".", below);
-    return path;
-}
-
-static json_t *load(const char *name)
-{
-    char file[128];
-    json_error_t error;
-    (void)snprintf(file, sizeof file, "tests/golden/%s.json", name);
-    json_t *root = json_load_file(path_of(file), JSON_REJECT_DUPLICATES, &error);
-    if (!root)
-        fail_msg(
-            "%s, line %d: %s. The golden files are part of the repository; `make golden` makes them anew and needs "
-            "PyTorch",
-            path_of(file), error.line, error.text);
-    return root;
-}
-
-static const json_t *member(const json_t *object, const char *key)
-{
-    const json_t *v = json_object_get(object, key);
-    if (!v)
-        fail_msg("golden file: \"%s\" is missing", key);
-    return v;
-}
-
-static double number(const json_t *object, const char *key)
-{
-    const json_t *v = member(object, key);
-    if (!json_is_number(v))
-        fail_msg("golden file: \"%s\" is not a number", key);
-    return json_number_value(v);
-}
-
-static int32_t whole(const json_t *object, const char *key)
-{
-    const double v = number(object, key);
-    assert_true(v >= 0 && v < 1 << 20 && v == floor(v));
-    return (int32_t)v;
-}
-
-static const char *text(const json_t *object, const char *key)
-{
-    const char *s = json_string_value(member(object, key));
-    if (!s)
-        fail_msg("golden file: \"%s\" is not a text", key);
-    return s;
-}
-
-static double entry(const json_t *list, size_t i)
-{
-    const json_t *v = json_array_get(list, i);
-    if (!json_is_number(v))
-        fail_msg("golden file: entry %zu of a list is not a number", i);
-    return json_number_value(v);
-}
-
-/* ---- numbers from names, as tools/golden.py makes them -------------------------------------- */
+/* ---- numbers from names, as tools/golden makes them -------------------------------------- */
 
 static uint64_t stream_of(const char *salt, const char *name)
 {
@@ -157,7 +91,15 @@ static dass_arch arch_of(const json_t *settings)
     a.nodes = whole(settings, "nodes");
     if (strcmp(net, "cells") == 0) {
         a.kind = DASS_NET_CELLS;
-        check_ok(dass_genotype_read(path_of(text(settings, "genotype")), &a.genotype));
+        const json_t *genotype = member(settings, "genotype");
+        if (json_is_string(genotype)) {
+            check_ok(dass_genotype_read(path_of(json_string_value(genotype)), &a.genotype));
+            return a;
+        }
+        char *line = json_dumps(genotype, JSON_COMPACT);
+        assert_non_null(line);
+        check_ok(dass_genotype_parse("golden file", line, strlen(line), &a.genotype));
+        free(line);
         return a;
     }
     assert_string_equal(net, "supernet");
@@ -177,12 +119,13 @@ static dass_phase phase_of(const golden *r, dass_task task, dass_stage stage, un
                         .n_segments = r->rig.n_segments};
 }
 
-/* threads: of the host, 0 for all. */
-static void golden_open(golden *r, const char *name, const char *backend, int threads, tolerance tol)
+/* A file whose settings are known; both are borrowed. threads: of the host, 0 for all. */
+static void golden_open_with(golden *r, json_t *file, const json_t *settings, const char *backend, int threads,
+                             tolerance tol)
 {
     memset(r, 0, sizeof *r);
-    r->file = load(name);
-    r->settings = member(r->file, "case");
+    r->file = file;
+    r->settings = settings;
     r->salt = text(r->settings, "salt");
     r->backend = backend;
     r->tol = tol;
@@ -198,6 +141,12 @@ static void golden_open(golden *r, const char *name, const char *backend, int th
     r->rig.block = (dass_step_block){.weight_decay = {decay, decay, decay},
                                      .momentum = number(r->settings, "momentum"),
                                      .adam_eps = 1e-8};
+}
+
+static void golden_open(golden *r, const char *name, const char *backend, int threads, tolerance tol)
+{
+    json_t *file = load(name);
+    golden_open_with(r, file, member(file, "case"), backend, threads, tol);
 }
 
 static void golden_close(golden *r)
@@ -230,7 +179,7 @@ static void write_parameters(const golden *r)
     }
 }
 
-/* Batch `step` of a role; there are a few, taken in turn. */
+/* Batch `step` of a role; there are a few, taken in turn. Sample numbers, which only random draws see, go on. */
 static void feed(const golden *r, const char *role, int32_t step)
 {
     static uint8_t images[MAX_BATCH_BYTES];
@@ -249,7 +198,7 @@ static void feed(const golden *r, const char *role, int32_t step)
     stream = stream_of(r->salt, name);
     for (int32_t i = 0; i < rows; i++) {
         labels[i] = (int32_t)((draw(stream, i) >> 33) % (uint64_t)r->arch.classes);
-        samples[i] = i;
+        samples[i] = 1000 * step + 7 * i;
     }
     check_ok(dass_steps_feed(r->rig.s, DASS_INPUTS_MAIN, images, bytes, labels, samples, rows));
 }
@@ -582,7 +531,7 @@ static void mobilenet_v2_in_double(void **state)
 }
 
 /* Its last images have 2x2 pixels: where float puts one value on the other side of a relu's corner, every gradient
- * before it changes by percents. PyTorch's own float32 (tools/golden.py --float) strays as far. */
+ * before it changes by percents. PyTorch's own float32 (tools/golden --float) strays as far. */
 static void mobilenet_v2_in_float(void **state)
 {
     (void)state;
@@ -600,6 +549,129 @@ static void resnet18_in_float(void **state)
 {
     (void)state;
     follow_training("resnet18", "host", (tolerance){.loss = 2e-4, .norm = 2e-3, .tensor = 1e-4}, 0);
+}
+
+/* ---- what training adds ------------------------------------------------------------------------------------------ */
+
+/* A run of extras.json: the common settings under its own. */
+static json_t *extra_settings(const json_t *file, size_t run)
+{
+    json_t *s = json_copy((json_t *)(uintptr_t)member(file, "case"));
+    assert_non_null(s);
+    assert_int_equal(json_object_update(s, json_array_get(member(s, "runs"), run)), 0);
+    return s;
+}
+
+static double or_zero(const json_t *object, const char *key)
+{
+    const json_t *v = json_object_get(object, key);
+    return v ? json_number_value(v) : 0.0;
+}
+
+static dass_phase extra_phase(const golden *r)
+{
+    dass_phase p = phase_of(r, DASS_TASK_WEIGHTS, DASS_STAGE_DENSE, DASS_LOWER_ALL);
+    p.label_smoothing = or_zero(r->settings, "smoothing");
+    p.auxiliary = or_zero(r->settings, "auxiliary");
+    p.drop_path = or_zero(r->settings, "drop_path") > 0.0;
+    p.pad = (int32_t)or_zero(r->settings, "pad");
+    p.cutout = (int32_t)or_zero(r->settings, "cutout");
+    p.flip = json_is_true(json_object_get(r->settings, "flip"));
+    p.ema = json_object_get(r->settings, "ema") != NULL;
+    return p;
+}
+
+static void check_averages(const golden *r, const json_t *want)
+{
+    size_t n = check_group(r, want, DASS_GROUP_W, DASS_BUF_W_EMA);
+    n += check_group(r, want, DASS_GROUP_AF, DASS_BUF_AF_EMA);
+    n += check_group(r, want, DASS_GROUP_STAT, DASS_BUF_STAT_EMA);
+    assert_int_equal(n, json_object_size(want));
+}
+
+static void extra_steps(golden *r, const json_t *want)
+{
+    const json_t *steps = member(want, "steps");
+    const json_t *decays = json_object_get(r->settings, "ema");
+    for (int32_t k = 0; k < whole(r->settings, "steps"); k++) {
+        double loss = 0.0;
+        double correct = 0.0;
+        r->rig.block.step = (uint32_t)k;
+        r->rig.block.ema = decays ? entry(decays, (size_t)k) : 0.0;
+        feed(r, "train", k);
+        check_ok(dass_steps_run(r->rig.s, &r->rig.steps, 0, &r->rig.block, &loss, &correct));
+        check_step(r, json_array_get(steps, (size_t)k), "train", k, loss, correct);
+        check_norm(r, json_array_get(steps, (size_t)k), k);
+        if (k > 0)
+            continue;
+        size_t n = check_group(r, member(want, "gradients"), DASS_GROUP_W, DASS_BUF_W_GRAD);
+        n += check_group(r, member(want, "gradients"), DASS_GROUP_AF, DASS_BUF_AF_GRAD);
+        assert_int_equal(n, json_object_size(member(want, "gradients")));
+    }
+    check_parameters(r, member(want, "parameters"), true);
+    if (decays)
+        check_averages(r, member(want, "average"));
+}
+
+/* worst: NULL, or as in golden. */
+static void follow_extra(json_t *file, const json_t *settings, size_t run, double *worst)
+{
+    golden r;
+    golden_open_with(&r, json_incref(file), settings, "ref64", 1, exact);
+    r.worst = worst;
+    dass_phase phase = extra_phase(&r);
+    check_ok(dass_steps_plan(r.rig.s, &r.arch, &phase, 1, r.rig.be, &(dass_exec_options){0}, &r.rig.steps));
+    check_ok(dass_steps_bind(r.rig.s, &r.rig.steps));
+    write_parameters(&r);
+    r.rig.block.lr[0] = r.rig.block.lr[1] = number(settings, "lr");
+    r.rig.block.clip = number(settings, "clip");
+    r.rig.block.seed = (uint64_t)json_integer_value(member(settings, "seed"));
+    r.rig.block.epoch = (uint32_t)whole(settings, "epoch");
+    r.rig.block.drop_path = or_zero(settings, "drop_path");
+    extra_steps(&r, json_array_get(member(file, "runs"), run));
+    golden_close(&r);
+}
+
+static void extras_in_double(void **state)
+{
+    (void)state;
+    json_t *file = load("extras");
+    const size_t n = json_array_size(member(file, "runs"));
+    assert_int_equal(n, json_array_size(member(member(file, "case"), "runs")));
+    assert_int_equal(n, 7);
+    for (size_t i = 0; i < n; i++) {
+        json_t *settings = extra_settings(file, i);
+        print_message("%s\n", text(settings, "name"));
+        follow_extra(file, settings, i, NULL);
+        json_decref(settings);
+    }
+    json_decref(file);
+}
+
+/* Each of the settings of the last run, a little off. */
+static void a_wrong_extra_is_seen(void **state)
+{
+    (void)state;
+    static const char *const wrong[][2] = {
+        {"smoothing", "[0.202]"}, {"auxiliary", "[0.707]"}, {"drop_path", "[0.25]"},
+        {"pad", "[2]"},           {"cutout", "[4]"},        {"flip", "[false]"},
+        {"seed", "[7]"},          {"epoch", "[6]"},         {"ema", "[[0.0, 0.5, 0.76]]"},
+    };
+    json_t *file = load("extras");
+    const size_t last = json_array_size(member(file, "runs")) - 1;
+    for (size_t i = 0; i < (getenv("DASS_TEST_SHORT") ? 3 : N_OF(wrong)); i++) {
+        double seen = 0.0;
+        json_t *settings = extra_settings(file, last);
+        json_t *value = json_loads(wrong[i][1], 0, NULL);
+        assert_non_null(value);
+        assert_int_equal(json_object_set(settings, wrong[i][0], json_array_get(value, 0)), 0);
+        follow_extra(file, settings, last, &seen);
+        if (!(seen > 1e3))
+            fail_msg("%s = %s: differs by %g of what is allowed", wrong[i][0], wrong[i][1], seen);
+        json_decref(value);
+        json_decref(settings);
+    }
+    json_decref(file);
 }
 
 /* ---- second order ------------------------------------------------------------------------------------------------ */
@@ -681,7 +753,7 @@ static void second_order_in_double(void **state)
 static void numbers_are_the_same_on_both_sides(void **state)
 {
     (void)state;
-    static const char *const names[] = {"search", "cells", "mobilenet_v2", "resnet18", "second_order"};
+    static const char *const names[] = {"search", "cells", "mobilenet_v2", "resnet18", "second_order", "extras"};
     for (size_t i = 0; i < N_OF(names); i++) {
         json_t *file = load(names[i]);
         const json_t *words = member(file, "check");
@@ -709,6 +781,8 @@ int main(void)
         cmocka_unit_test(mobilenet_v2_in_float),
         cmocka_unit_test(resnet18_in_double),
         cmocka_unit_test(resnet18_in_float),
+        cmocka_unit_test(extras_in_double),
+        cmocka_unit_test(a_wrong_extra_is_seen),
         cmocka_unit_test(second_order_in_double),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
