@@ -1,4 +1,4 @@
-"""Golden values of tiny networks, computed by PyTorch in float64, for tests/test_golden.c.
+"""Golden values of tiny networks, computed by PyTorch in float64, for tests/test_golden.c and test_golden_run.c.
 
     python3 tools/golden [--out tests/golden] [--threads 1] [NAME ...]        default: every file
     python3 tools/golden --float [NAME ...]     writes nothing: how far PyTorch's own float32 strays from the files
@@ -12,6 +12,7 @@ and numpy.
     steps.py     learning curves step by step: search, training, second order
     extras.py    the same for what training adds: auxiliary head, drop-path, averages, smoothing, augmentation
     draws.py     the counter-based random numbers: initial values, orders, data, crops, dropped paths
+    commands.py  whole commands from a configuration to their last line: train, prune, search
 """
 import argparse
 import json
@@ -27,11 +28,12 @@ except ImportError as missing:
 
 sys.dont_write_bytecode = True  # of the files beside this one, which lie in the source tree
 
+import commands  # noqa: E402
 import extras  # noqa: E402
 import nets  # noqa: E402
 import steps  # noqa: E402
 
-CASES = {**steps.CASES, **extras.CASES}
+CASES = {**steps.CASES, **extras.CASES, **commands.CASES}
 
 
 def main():
