@@ -74,6 +74,31 @@ static void test_status_cuts_long_text(void **state)
     assert_string_equal(dass_error_text() + n - 4, "x...");
 }
 
+/* What a file may hold and a terminal must not see: escapes, the second block of control characters, line ends, half
+ * characters. What people write in other scripts stays. */
+#define DIRTY "a\x1b[31mred\x7f\nnext\tx\xff|\xc2\x9b|\xe2\x80\xa8|\xe2\x82|\xc3\xa4\xe2\x82\xac"
+#define CLEAN "a?[31mred? next x?|?|?|?|\xc3\xa4\xe2\x82\xac"
+
+static void test_status_cleans_text(void **state)
+{
+    (void)state;
+    assert_fails(fail_here(DIRTY), DASS_ARG, "width is " CLEAN);
+    /* Cut between characters: of two bytes each, once with an odd number of bytes before them and once with an even. */
+    char value[5000];
+    for (size_t odd = 0; odd < 2; odd++) {
+        memset(value, 'x', sizeof value);
+        for (size_t i = odd; i + 1 < sizeof value; i += 2)
+            memcpy(value + i, "\xc3\xa4", 2);
+        value[sizeof value - 1] = '\0';
+        assert_int_equal(fail_here(value), DASS_ARG);
+        const char *text = dass_error_text();
+        const size_t n = strlen(text);
+        assert_in_range(n, 1000, 4095);
+        assert_string_equal(text + n - 5, "\xc3\xa4...");
+        assert_null(strchr(text, '?'));
+    }
+}
+
 static void *fail_in_thread(void *text)
 {
     (void)fail_here("another thread's");
@@ -159,6 +184,20 @@ static void test_log_cuts_long_lines(void **state)
     assert_in_range(n, 1000, 4096);
     assert_int_equal(said[n - 1], '\n');
     assert_int_equal(said[n - 2], 'x');
+}
+
+static void log_dirty(void)
+{
+    dass_log(DASS_LOG_INFO, "%s", DIRTY);
+    dass_log_progress(true, "%s", DIRTY);
+}
+
+static void test_log_cleans_lines(void **state)
+{
+    (void)state;
+    char text[1024];
+    assert_int_equal(stderr_of(log_dirty, text, sizeof text), 0);
+    assert_string_equal(text, "dass: " CLEAN "\ndass: " CLEAN "\n");
 }
 
 static void log_from_env(void)
@@ -323,9 +362,11 @@ int main(void)
         cmocka_unit_test(test_log_environment),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_log_cuts_long_lines),
+        cmocka_unit_test(test_log_cleans_lines),
         cmocka_unit_test(test_status_names),
         cmocka_unit_test(test_status_fail),
         cmocka_unit_test(test_status_cuts_long_text),
+        cmocka_unit_test(test_status_cleans_text),
         cmocka_unit_test(test_status_is_per_thread),
         cmocka_unit_test(test_assert_aborts),
         cmocka_unit_test(test_rng_philox_vectors),

@@ -1066,7 +1066,8 @@ static void what_was_written_is_listed(void **state)
     assert_false(is_file("half/curves.svg"));
     assert_false(is_file("half/alphas.svg.tmp"));
     check_ok(dass_folder_make(at("odd/metrics.jsonl")));
-    fails_with(dass_plot_run(at("odd"), NULL, &files), DASS_IO, "/metrics.jsonl: not a regular file", at("odd"));
+    fails_with(dass_plot_run(at("odd"), NULL, &files), DASS_IO,
+               "/metrics.jsonl: cannot read the source of a picture: Is a directory", at("odd"));
     dass_mem_free(m.at);
 }
 

@@ -36,7 +36,7 @@ report=$(
         split("base 0 graph 1 host 2 cuda 2 comm 2 exec 3 model 4 data 4 infer 4 train 5 bench 5 plot 5 cli 6", t, " ")
         for (i = 1; i in t; i += 2) level[t[i]] = t[i + 1]
         # Public headers belong to a layer as well; graph.h plan.h and the two contracts are one level.
-        split("status base clock base file base log base mem base rng base config base bf16 base graph graph ops graph plan graph backend graph plugin graph step_block base " \
+        split("status base clock base file base text base log base mem base rng base config base bf16 base graph graph ops graph plan graph backend graph plugin graph step_block base " \
               "comm graph exec exec param model space model net model step model zoo model data data infer infer optim train " \
               "ckpt train run train bench bench plot plot", t, " ")
         for (i = 1; i in t; i += 2) owner[t[i]] = t[i + 1]

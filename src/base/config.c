@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "config_private.h"
+#include "dass/text.h"
 
 enum {
     WORD_BYTES = 128, /* longest word dass_nearest looks at */
@@ -227,27 +228,6 @@ static dass_status assign_bool(const entry *e, const char *value, const char *or
     return fail_value(e, value, origin, "true or false");
 }
 
-/* Length of the UTF-8 character at s that may stand on one line of YAML; 0 when it may not. */
-static size_t text_char(const unsigned char *s)
-{
-    if (s[0] < 0x80)
-        return s[0] >= 0x20 && s[0] != 0x7f ? 1 : 0;
-    const size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4)
-        return 0;
-    uint32_t code = s[0] & (0x7fu >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-        code = code << 6 | (s[i] & 0x3fu);
-    }
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    const bool good = code >= least[n] && code >= 0xa0 && code <= 0x10ffff && code != 0x2028 &&
-                      code != 0x2029 && !(code >= 0xd800 && code <= 0xdfff) && code != 0xfeff &&
-                      code != 0xfffe && code != 0xffff;
-    return good ? n : 0;
-}
-
 /* Only what dass_config_print can write so that it reads back the same. */
 static dass_status assign_text(const entry *e, const char *value, const char *origin, dass_text out)
 {
@@ -255,7 +235,7 @@ static dass_status assign_text(const entry *e, const char *value, const char *or
     if (n >= DASS_TEXT_MAX)
         return fail_value(e, value, origin, "a text of at most 511 bytes");
     for (size_t i = 0; i < n;) {
-        const size_t step = text_char((const unsigned char *)value + i);
+        const size_t step = dass_text_char(value + i);
         if (step == 0)
             return fail_value(e, value, origin, "a text of printable UTF-8 on one line");
         i += step;
@@ -317,6 +297,7 @@ dass_status dass__config_assign(dass_config *c, size_t k, const char *value, con
         break;
     }
     (void)snprintf(c->origin[k], sizeof c->origin[k], "%s", origin);
+    dass_text_clean(c->origin[k]); /* a file may have any name; this one becomes a comment on one line */
     return DASS_OK;
 }
 

@@ -6,13 +6,14 @@
  * Invariant: each key and each section is given at most once per file; every message about the
  * text begins with FILE:LINE.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <yaml.h>
 
 #include "config_private.h"
+#include "dass/file.h"
 #include "dass/mem.h"
+#include "dass/text.h"
 
 enum {
     FILE_BYTES_MAX = 1 << 20, /* a settings file is small; this bounds the work on a hostile one */
@@ -42,8 +43,8 @@ static const char *at_line(reader *r, size_t line)
 {
     const size_t n = strlen(r->name);
     const bool cut = n > ORIGIN_NAME_MAX;
-    (void)snprintf(r->origin, sizeof r->origin, "%s%s:%zu", cut ? "..." : "",
-                   cut ? r->name + (n - ORIGIN_NAME_MAX) : r->name, line);
+    const size_t from = cut ? dass_text_fit(r->name, n - ORIGIN_NAME_MAX + 3) : 0;
+    (void)snprintf(r->origin, sizeof r->origin, "%s%s:%zu", cut ? "..." : "", r->name + from, line);
     return r->origin;
 }
 
@@ -277,21 +278,10 @@ dass_status dass_config_parse(dass_config *c, const char *name, const char *text
 
 dass_status dass_config_read(dass_config *c, const char *path)
 {
-    dass_status st = DASS_OK;
     void *text = NULL;
-    FILE *file = fopen(path, "rb");
-    if (file == NULL)
-        return DASS_FAIL(DASS_IO, "%s: cannot open the settings file: %s", path, strerror(errno));
-    /* One byte more than allowed, so that a file too long shows itself. */
-    DASS_TRY_TO(dass_mem_alloc((size_t)FILE_BYTES_MAX + 1, "settings file", &text), st, out);
-    const size_t n = fread(text, 1, (size_t)FILE_BYTES_MAX + 1, file);
-    if (ferror(file)) {
-        st = DASS_FAIL(DASS_IO, "%s: cannot read the settings file: %s", path, strerror(errno));
-        goto out;
-    }
-    DASS_TRY_TO(dass_config_parse(c, path, text, n), st, out);
-out:
+    size_t n = 0;
+    DASS_TRY(dass_file_read(path, FILE_BYTES_MAX, "settings file", &text, &n));
+    const dass_status st = dass_config_parse(c, path, text, n);
     dass_mem_free(text);
-    (void)fclose(file); /* only read: nothing can be lost */
     return st;
 }

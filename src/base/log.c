@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "dass/text.h"
+
 enum {
     LINE_BYTES = 4096,
     LEVEL_UNSET = -1,
@@ -45,10 +47,13 @@ static int level_from_env(void)
         if (strcmp(word, level_words[i]) == 0)
             return i;
     }
+    char shown[41];
+    (void)snprintf(shown, sizeof shown, "%s", word);
+    dass_text_clean(shown);
     (void)fprintf(
         stderr,
-        "dass: warning: DASS_LOG='%.40s' is not one of error, warn, info, debug; using info\n",
-        word);
+        "dass: warning: DASS_LOG='%s' is not one of error, warn, info, debug; using info\n",
+        shown);
     return DASS_LOG_INFO;
 }
 
@@ -68,15 +73,21 @@ dass_log_level dass_log_get_level(void)
     return (dass_log_level)level;
 }
 
-/* Append formatted text to line[0..*used), leaving room for a newline; what does not fit is cut. */
+/* Append formatted text to line[0..*used), leaving room for a newline; what does not fit is cut, what may not be shown
+ * is replaced. */
 static void append(char *line, size_t *used, const char *fmt, va_list args)
     __attribute__((format(printf, 3, 0)));
 static void append(char *line, size_t *used, const char *fmt, va_list args)
 {
     const size_t room = LINE_BYTES - *used - 1;
-    const int n = vsnprintf(line + *used, room, fmt, args);
-    if (n > 0)
-        *used += (size_t)n < room ? (size_t)n : room - 1;
+    char *text = line + *used;
+    const int n = vsnprintf(text, room, fmt, args);
+    if (n <= 0)
+        return;
+    if ((size_t)n >= room)
+        text[dass_text_fit(text, room - 4)] = '\0'; /* a character has at most four bytes */
+    dass_text_clean(text);
+    *used += strlen(text);
 }
 
 static void append_text(char *line, size_t *used, const char *text)
@@ -137,7 +148,7 @@ void dass_log_progress(bool done, const char *fmt, ...)
     append(line, &used, fmt, args);
     va_end(args);
     if (terminal && used - start > terminal_bytes())
-        used = start + terminal_bytes();
+        used = start + dass_text_fit(line + start, terminal_bytes());
     if (done || !terminal)
         line[used++] = '\n';
 

@@ -3,8 +3,8 @@
  * Not a log: recording a failure prints nothing (at debug level the way it travels is logged).
  * Everything here works without allocating, so that running out of memory can be reported like any
  * other fault.
- * Invariant: the text of a thread is always NUL-ended and changes only in dass__fail and
- * dass_error_clear.
+ * Invariant: the text of a thread is always NUL-ended, one line of printable UTF-8 whatever a file or
+ * a library put into it, and changes only in dass__fail and dass_error_clear.
  */
 #include "dass/status.h"
 
@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "dass/log.h"
+#include "dass/text.h"
 
 enum { TEXT_BYTES = 2048, WHERE_BYTES = 256 };
 
@@ -79,8 +80,9 @@ dass_status dass__fail(dass_status st, const char *file, int line, const char *f
         (void)snprintf(text, sizeof text, "%s (its text could not be formatted)",
                        dass_status_text(st));
     } else if ((size_t)n >= sizeof text) {
-        memcpy(text + sizeof text - 4, "...", 4);
+        memcpy(text + dass_text_fit(text, sizeof text - 4), "...", 4);
     }
+    dass_text_clean(text);
     memcpy(error_text, text, sizeof error_text);
     (void)snprintf(error_where, sizeof error_where, "%s:%d", base_name(file), line);
     if (dass_log_get_level() >= DASS_LOG_DEBUG) {

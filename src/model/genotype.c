@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "dass/file.h"
 #include "model.h"
 
 #define GENOTYPE_BYTES_MAX 65536
@@ -155,18 +156,11 @@ dass_status dass_genotype_parse(const char *name, const char *text, size_t n_byt
 
 dass_status dass_genotype_read(const char *path, dass_genotype *out)
 {
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return DASS_FAIL(DASS_IO, "%s: cannot open the genotype file: %m", path);
     void *text = NULL;
-    dass_status st = dass_mem_alloc(GENOTYPE_BYTES_MAX + 1, "genotype file", &text);
-    if (st == DASS_OK) {
-        const size_t n = fread(text, 1, GENOTYPE_BYTES_MAX + 1, f);
-        st = ferror(f) ? DASS_FAIL(DASS_IO, "%s: cannot read the genotype file: %m", path)
-                       : dass_genotype_parse(path, text, n, out);
-    }
+    size_t n = 0;
+    DASS_TRY(dass_file_read(path, GENOTYPE_BYTES_MAX, "genotype file", &text, &n));
+    const dass_status st = dass_genotype_parse(path, text, n, out);
     dass_mem_free(text);
-    (void)fclose(f);
     return st;
 }
 

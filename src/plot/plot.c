@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "plot_private.h"
 #include "dass/file.h"
@@ -58,19 +59,12 @@ static dass_status plot_cells(const char *source, const char *folder, dass_plot_
 }
 
 /* The whole file, *block for dass_mem_free. It may grow meanwhile: what is there at the start is read. */
-static dass_status read_whole(const char *path, FILE *f, void **block, size_t *n)
+static dass_status read_whole(const char *path, int fd, int64_t size, void **block, size_t *n)
 {
-    struct stat sb;
-    if (fstat(fileno(f), &sb) != 0)
-        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(sb.st_mode))
-        return DASS_FAIL(DASS_IO, "%s: not a regular file", path);
-    if ((unsigned long long)sb.st_size > MAX_SOURCE)
-        return DASS_FAIL(DASS_FORMAT, "%s: %lld bytes; at most %zu are drawn", path, (long long)sb.st_size, MAX_SOURCE);
-    DASS_TRY(dass_mem_alloc((size_t)sb.st_size, "source of a picture", block));
-    *n = fread(*block, 1, (size_t)sb.st_size, f);
-    if (ferror(f))
-        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    if ((unsigned long long)size > MAX_SOURCE)
+        return DASS_FAIL(DASS_FORMAT, "%s: %lld bytes; at most %zu are drawn", path, (long long)size, MAX_SOURCE);
+    DASS_TRY(dass_mem_alloc((size_t)size, "source of a picture", block));
+    DASS_TRY(dass_file_get(fd, path, "source of a picture", *block, (size_t)size, n));
     return DASS_OK;
 }
 
@@ -80,11 +74,11 @@ static dass_status plot_text(const char *source, const char *folder, const char 
     void *block = NULL;
     size_t n = 0;
     char *svg = NULL;
-    FILE *f = fopen(source, "rb");
-    if (f == NULL)
-        return DASS_FAIL(DASS_IO, "%s: %s", source, strerror(errno));
-    dass_status st = read_whole(source, f, &block, &n);
-    (void)fclose(f);
+    int fd = -1;
+    int64_t size = 0;
+    DASS_TRY(dass_file_open(source, "source of a picture", &fd, &size));
+    dass_status st = read_whole(source, fd, size, &block, &n);
+    (void)close(fd);
     if (st == DASS_OK)
         st = plot(source, block, n, &svg);
     dass_mem_free(block);
