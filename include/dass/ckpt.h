@@ -73,9 +73,12 @@ typedef struct dass_params {
     dass_st_file *file;
     dass_params_info info;
     char *path;
+    bool checkpoint; /* a state in the middle of a run; what is not needed of it is left alone */
+    bool unfinished; /* it was chosen: the folder has no params.safetensors yet, this is its newest checkpoint */
+    bool averaged;   /* of a checkpoint: the averages are the network, as they are when its run ends */
     dass_arena *mem;
 } dass_params;
-/* path: a file, or a run folder that holds params.safetensors. Metadata is parsed, tensors stay in the file's block. */
+/* path: a parameter file, a checkpoint, or a run folder. Metadata is parsed, tensors stay in the file's block. */
 dass_status dass_params_open(const char *path, dass_params *out);
 void dass_params_close(dass_params *p); /* all-zero is fine */
 /* Write every parameter of the store from the file; exact names and shapes, nothing missing. Buffers W, AF, ALPHA and

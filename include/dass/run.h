@@ -75,6 +75,9 @@ typedef struct dass_eval {
 } dass_eval;
 dass_status dass_run_eval(const dass_run_options *opt, const char *from, dass_eval *out);
 
+/* Defaults, then the settings of a run folder. *found: whether it has a config.yaml, without which *c is left alone.
+ * DASS_FORMAT when the file was emptied or cut. */
+dass_status dass_run_settings(const char *folder, dass_config *c, bool *found);
 /* Copy the network of a parameter file into net.* and say so in the origins, so that later stages size themselves by
  * it. DASS_CONFIG when a value given on the command line differs. */
 dass_status dass_run_adopt(dass_config *c, const dass_params *p);

@@ -47,8 +47,8 @@ typedef struct dass__opts {
 
 /* Parse argv. DASS_ARG, with the nearest word, for what is unknown. Commands: the NULL-ended table. */
 dass_status dass__opts_parse(int argc, char **argv, const dass__command *commands, dass__opts *o);
-/* Defaults, then run_config (NULL: none), then -c files, then --set and its kind. */
-dass_status dass__opts_config(const dass__opts *o, const char *run_config, dass_config *c);
+/* Defaults, then those of a run folder (NULL: none), then -c files, then --set and its kind. */
+dass_status dass__opts_config(const dass__opts *o, const char *run_folder, dass_config *c);
 /* Every setting that the command reads, with its origin, on stderr. prefixes: NULL-ended list of "net." ... */
 void dass__opts_box(const dass__opts *o, const dass_config *c, const char *const *prefixes);
 void dass__help(const dass__command *commands, const dass__command *one);

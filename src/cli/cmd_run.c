@@ -4,11 +4,11 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "cli.h"
 #include "dass/log.h"
 #include "dass/run.h"
+#include "dass/text.h"
 
 static const char *const search_keys[] = {"net.", "search.", "train.batch", "data.", "run.", NULL};
 static const char *const train_keys[] = {"net.", "train.", "data.", "run.", NULL};
@@ -115,25 +115,43 @@ dass_status dass__cmd_train(dass__opts *o)
     return DASS_OK;
 }
 
+/* Folder of the run that a parameter file or a checkpoint belongs to. */
+static dass_status folder_of(const dass_params *p, char *buf, size_t n)
+{
+    const char *slash = strrchr(p->path, '/');
+    const int length = slash != NULL ? (int)(slash - p->path) : 0;
+    const int wanted = snprintf(buf, n, "%.*s", slash != NULL && length == 0 ? 1 : length, p->path);
+    if (wanted < 0 || (size_t)wanted >= n)
+        return DASS_FAIL(DASS_ARG, "a path of %d characters is too long: %.60s...", wanted, p->path);
+    static const char inner[] = "/checkpoint";
+    const size_t used = strlen(buf);
+    if (p->checkpoint && strcmp(buf, inner + 1) == 0)
+        buf[0] = '\0';
+    else if (p->checkpoint && used >= sizeof inner && strcmp(buf + used + 1 - sizeof inner, inner) == 0)
+        buf[used + 1 - sizeof inner] = '\0';
+    if (buf[0] == '\0')
+        (void)snprintf(buf, n, ".");
+    return DASS_OK;
+}
+
 dass_status dass__run_config(const dass__opts *o, const char *from, dass_use use, dass_config *c)
 {
-    char path[4096];
-    struct stat sb;
+    char folder[4096];
+    char settings[sizeof folder + 16];
     dass_params params;
     DASS_TRY(dass_params_open(from, &params));
     dass_status st = DASS_OK;
-    const char *slash = strrchr(params.path, '/');
-    const int n_folder = slash != NULL ? (int)(slash - params.path) : 0;
-    const int n = snprintf(path, sizeof path, "%.*s%sconfig.yaml", n_folder, params.path, slash != NULL ? "/" : "");
-    const bool found = n > 0 && (size_t)n < sizeof path && stat(path, &sb) == 0;
-    if (!found)
-        dass_log(DASS_LOG_WARN, "%s has no config.yaml beside it: the defaults apply", from);
-    DASS_TRY_TO(dass__opts_config(o, found ? path : NULL, c), st, out);
+    if (params.unfinished)
+        dass_log(DASS_LOG_WARN, "%s holds no params.safetensors: its run did not come to its end; this is %s", from,
+                 params.path);
+    DASS_TRY_TO(folder_of(&params, folder, sizeof folder), st, out);
+    DASS_TRY_TO(dass__opts_config(o, folder, c), st, out);
     DASS_TRY_TO(dass_run_adopt(c, &params), st, out);
     DASS_TRY_TO(dass_config_check(c), st, out);
     use.kind = params.info.arch.kind;
     use.of_run = true;
-    use.quiet_file = found ? path : NULL;
+    (void)snprintf(settings, sizeof settings, "%s/config.yaml", folder);
+    use.quiet_file = settings;
     DASS_TRY_TO(dass_config_check_use(c, &use), st, out);
 out:
     dass_params_close(&params);
@@ -155,11 +173,15 @@ dass_status dass__cmd_prune(dass__opts *o)
 
 static dass_status print_eval_json(const char *run, const dass_eval *e)
 {
-    json_t *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:I}", "run", run, "network",
-                             e->network, "state", e->state, "split", "test", "images", (json_int_t)e->n, "loss",
-                             e->loss, "top1", e->top1, "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept,
-                             "unpruned", (json_int_t)e->unpruned, "density", (double)e->kept / (double)e->weights,
-                             "macs", (json_int_t)e->macs, "sparse_macs", (json_int_t)e->sparse_macs);
+    char name[4096]; /* as one line of UTF-8, which a path need not be */
+    (void)snprintf(name, sizeof name, "%s", run);
+    dass_text_clean(name);
+    json_t *root =
+        json_pack("{s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:I, s:I}", "run", name, "network",
+                  e->network, "state", e->state, "split", "test", "images", (json_int_t)e->n, "loss", e->loss, "top1",
+                  e->top1, "weights", (json_int_t)e->weights, "kept", (json_int_t)e->kept, "unpruned",
+                  (json_int_t)e->unpruned, "density", (double)e->kept / (double)e->weights, "macs", (json_int_t)e->macs,
+                  "sparse_macs", (json_int_t)e->sparse_macs);
     const int bad = root == NULL || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0;
     json_decref(root);
     (void)printf("\n");

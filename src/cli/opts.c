@@ -5,6 +5,9 @@
 #include <string.h>
 
 #include "cli.h"
+#include "dass/log.h"
+#include "dass/run.h"
+#include "dass/text.h"
 
 typedef enum option_id {
     OPTION_CONFIG,
@@ -193,9 +196,9 @@ static void keep_line(int argc, char **argv, dass__opts *o)
             break;
         at += (size_t)n;
     }
-    for (char *p = o->line; *p != '\0'; ++p) /* it becomes a comment of one line */
-        if ((unsigned char)*p < ' ')
-            *p = ' ';
+    if (at >= sizeof o->line)
+        o->line[dass_text_fit(o->line, sizeof o->line - 5)] = '\0'; /* a character has at most four bytes */
+    dass_text_clean(o->line);                                       /* it becomes a comment of one line */
 }
 
 dass_status dass__opts_parse(int argc, char **argv, const dass__command *commands, dass__opts *o)
@@ -226,11 +229,15 @@ dass_status dass__opts_parse(int argc, char **argv, const dass__command *command
     return DASS_OK;
 }
 
-dass_status dass__opts_config(const dass__opts *o, const char *run_config, dass_config *c)
+dass_status dass__opts_config(const dass__opts *o, const char *run_folder, dass_config *c)
 {
     dass_config_defaults(c);
-    if (run_config != NULL)
-        DASS_TRY(dass_config_read(c, run_config));
+    if (run_folder != NULL) {
+        bool found = false;
+        DASS_TRY(dass_run_settings(run_folder, c, &found));
+        if (!found)
+            dass_log(DASS_LOG_WARN, "%s has no config.yaml: the defaults apply", run_folder);
+    }
     for (int i = 0; i < o->n_configs; ++i)
         DASS_TRY(dass_config_read(c, o->configs[i]));
     for (int i = 0; i < o->n_sets; ++i)

@@ -1,6 +1,7 @@
 /* Evaluation: the test images once, with running statistics, and the counts that stand beside an accuracy in a table.
  * No choice is made on the test images anywhere. Invariant: padded rows of the last batch count in nothing.
  */
+#include <math.h>
 #include <string.h>
 
 #include "session.h"
@@ -27,6 +28,11 @@ dass_status dass__session_eval(dass__session *s, bool masked, double *loss, doub
         dass_batch batch;
         double batch_loss = 0.0;
         double correct = 0.0;
+        const int asked = dass__stop_asked(s);
+        if (asked) { /* of the end of a run: every epoch is in a checkpoint */
+            st = dass__stopped(s, asked);
+            goto out;
+        }
         DASS_TRY_TO(dass__feed(s, src, &batch), st, out);
         s->block.valid = (uint32_t)batch.valid;
         DASS_TRY_TO(dass_steps_run(s->store, &steps, 0, &s->block, &batch_loss, &correct), st, out);
@@ -35,6 +41,12 @@ dass_status dass__session_eval(dass__session *s, bool masked, double *loss, doub
     }
     *loss = loss_sum / (double)s->data->test.n;
     *top1 = correct_sum / (double)s->data->test.n;
+    if (!isfinite(*loss))
+        st = DASS_FAIL(
+            DASS_NUMERIC,
+            "%s: the test loss is %g: the parameters are finite but their outputs are not; train with a lower "
+            "learning rate",
+            s->command, *loss);
 out:
     s->block.valid = 0;
     dass_source_free(src);

@@ -34,10 +34,9 @@ static int find_word(const char *word, const char *const *words, size_t n)
 
 /* ---- saving --------------------------------------------------------------------------------------------------- */
 
-static dass_status add_info(dass__tensor_writer *w, const dass_params_info *info)
+dass_status dass__writer_info(dass__tensor_writer *w, const dass_params_info *info)
 {
     const dass_arch *a = &info->arch;
-    DASS_TRY(dass__writer_meta(w, "format", FORMAT_WORD));
     DASS_TRY(dass__writer_meta(
         w, "arch",
         dass_arena_printf(w->mem,
@@ -58,7 +57,8 @@ dass_status dass_params_save(const char *path, dass_store *s, const dass_params_
     dass__tensor_writer w;
     dass_status st = DASS_OK;
     DASS_TRY(dass__writer_open(s, 3, &w));
-    DASS_TRY_TO(add_info(&w, info), st, out);
+    DASS_TRY_TO(dass__writer_meta(&w, "format", FORMAT_WORD), st, out);
+    DASS_TRY_TO(dass__writer_info(&w, info), st, out);
     for (dass_group g = 0; g < DASS_N_GROUPS; ++g)
         DASS_TRY_TO(dass__writer_group(&w, g, dass__group_buf(g), "", false), st, out);
     if (scores)
@@ -109,7 +109,7 @@ static dass_status get_info(const char *path, const dass_st_file *f, dass_params
     const char *state = dass_st_get(f, "state");
     const char *density = dass_st_get(f, "density");
     const char *allocation = dass_st_get(f, "allocation");
-    if (format == NULL || strcmp(format, FORMAT_WORD) != 0)
+    if (format == NULL || (strcmp(format, FORMAT_WORD) != 0 && strcmp(format, DASS__CHECKPOINT_WORD) != 0))
         return DASS_FAIL(DASS_FORMAT, "%s: not a parameter file of dass (metadata format is '%s', not " FORMAT_WORD ")",
                          path, format != NULL ? format : "");
     if (arch == NULL || state == NULL || density == NULL || allocation == NULL || FIND(state, state_word) < 0 ||
@@ -135,6 +135,35 @@ static dass_status get_info(const char *path, const dass_st_file *f, dass_params
     return DASS_OK;
 }
 
+/* A folder's result, or, of a run that did not come to its end, its newest checkpoint. */
+static dass_status find_in_folder(const char *folder, dass_params *out)
+{
+    bool there = false;
+    out->path = dass_arena_printf(out->mem, "%s/params.safetensors", folder);
+    if (out->path == NULL)
+        return DASS_NOMEM;
+    DASS_TRY(dass_file_there(out->path, &there));
+    if (there)
+        return DASS_OK;
+    DASS_TRY(dass__checkpoint_newest(folder, out->mem, &out->path));
+    if (out->path == NULL)
+        return DASS_FAIL(DASS_IO,
+                         "%s holds no params.safetensors and no checkpoint: it is no run folder, or its run did not "
+                         "come so far",
+                         folder);
+    out->unfinished = true;
+    return DASS_OK;
+}
+
+/* Whether the file has averages, which become the network when the run ends. */
+static bool has_averages(const dass_st_file *f)
+{
+    for (size_t i = 0; i < f->n_tensors; ++i)
+        if (strncmp(f->tensors[i].name, "ema.", 4) == 0)
+            return true;
+    return false;
+}
+
 dass_status dass_params_open(const char *path, dass_params *out)
 {
     memset(out, 0, sizeof *out);
@@ -144,13 +173,19 @@ dass_status dass_params_open(const char *path, dass_params *out)
         return DASS_FAIL(DASS_IO, "%s: %s; name a run folder (-o of search, train or prune) or a .safetensors file",
                          path, strerror(errno));
     DASS_TRY_TO(dass_arena_make("parameter file", &out->mem), st, fail);
-    out->path = dass_arena_printf(out->mem, S_ISDIR(sb.st_mode) ? "%s/params.safetensors" : "%s", path);
-    if (out->path == NULL) {
-        st = DASS_NOMEM;
-        goto fail;
+    if (S_ISDIR(sb.st_mode)) {
+        DASS_TRY_TO(find_in_folder(path, out), st, fail);
+    } else {
+        out->path = dass_arena_text(out->mem, path, strlen(path));
+        if (out->path == NULL) {
+            st = DASS_NOMEM;
+            goto fail;
+        }
     }
     DASS_TRY_TO(dass_st_read(out->path, &out->file), st, fail);
     DASS_TRY_TO(get_info(out->path, out->file, &out->info), st, fail);
+    out->checkpoint = strcmp(dass_st_get(out->file, "format"), DASS__CHECKPOINT_WORD) == 0;
+    out->averaged = out->checkpoint && has_averages(out->file);
     return DASS_OK;
 fail:
     dass_params_close(out);
@@ -166,15 +201,20 @@ void dass_params_close(dass_params *p)
 
 /* ---- restoring ------------------------------------------------------------------------------------------------ */
 
+static const char *prefix_of(const dass_params *f, dass_group group)
+{
+    return f->averaged && group != DASS_GROUP_ALPHA ? "ema." : "";
+}
+
 dass_status dass_params_group(const dass_params *f, const dass_store *s, dass_group group, double *out)
 {
-    return dass__tensors_values(f->file, f->path, s, group, "", false, out);
+    return dass__tensors_values(f->file, f->path, s, group, prefix_of(f, group), f->checkpoint, out);
 }
 
 dass_status dass_params_restore(const dass_params *f, dass_store *s)
 {
     for (dass_group g = 0; g < DASS_N_GROUPS; ++g)
-        DASS_TRY(dass__tensors_restore(f->file, f->path, s, g, dass__group_buf(g), "", false));
+        DASS_TRY(dass__tensors_restore(f->file, f->path, s, g, dass__group_buf(g), prefix_of(f, g), f->checkpoint));
     return DASS_OK;
 }
 

@@ -36,6 +36,12 @@ static double entropy_now(const dass__session *s)
     return dass_alpha_entropy(s->alpha, dass_store_count(s->store, DASS_GROUP_ALPHA) / DASS_N_PRIMS, DASS_N_PRIMS);
 }
 
+/* Of numbers that have been checked, so that only memory is left as a reason. */
+static dass_status fail_line(void)
+{
+    return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
+}
+
 static double shown_rate(const dass__session *s, const dass__stage *stage)
 {
     return stage->stage == DASS_STAGE_SCORE ? s->block.lr[2] : s->block.lr[0];
@@ -96,11 +102,16 @@ static int64_t count_skips(const dass_gene *genes, int32_t n_nodes)
 static json_t *matrix(const double *a, int32_t rows, int32_t cols)
 {
     json_t *m = json_array();
+    int bad = m == NULL;
     for (int32_t i = 0; i < rows; ++i) {
         json_t *row = json_array();
         for (int32_t k = 0; k < cols; ++k)
-            (void)json_array_append_new(row, json_real(a[i * cols + k]));
-        (void)json_array_append_new(m, row);
+            bad |= json_array_append_new(row, json_real(a[i * cols + k]));
+        bad |= json_array_append_new(m, row);
+    }
+    if (bad) {
+        json_decref(m);
+        return NULL;
     }
     return m;
 }
@@ -126,7 +137,7 @@ static dass_status add_alpha(dass__session *s, const dass__stage *stage, json_t 
                   matrix(s->alpha, rows, DASS_N_PRIMS), "reduce", matrix(reduce, rows, DASS_N_PRIMS));
     if (bad || alphas == NULL) {
         json_decref(alphas);
-        return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
+        return fail_line();
     }
     return dass__alphas_line(s, alphas);
 }
@@ -184,10 +195,14 @@ dass_status dass__report_epoch(dass__session *s, const dass__stage *stage)
                              (json_int_t)m->step, "train_loss", m->train_loss / n, "train_top1",
                              m->train_correct / (n * rows), "lr", shown_rate(s, stage));
     if (line == NULL)
-        return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
+        return fail_line();
     if (stage->alpha) {
-        (void)json_object_set_new(line, "val_loss", json_real(m->val_loss / n));
-        (void)json_object_set_new(line, "val_top1", json_real(m->val_correct / (n * rows)));
+        int bad = json_object_set_new(line, "val_loss", json_real(m->val_loss / n));
+        bad |= json_object_set_new(line, "val_top1", json_real(m->val_correct / (n * rows)));
+        if (bad) {
+            json_decref(line);
+            return fail_line();
+        }
     }
     if (s->alpha != NULL) {
         const dass_status st = report_alpha(s, stage, line);
@@ -210,7 +225,7 @@ dass_status dass__report_test(dass__session *s, double loss, double top1)
     json_t *line = json_pack("{s:s, s:s, s:f, s:f, s:I}", "command", s->command, "stage", "test", "test_loss", loss,
                              "test_top1", top1, "images", (json_int_t)s->data->test.n);
     if (line == NULL)
-        return DASS_FAIL(DASS_NOMEM, "no memory for a line of metrics");
+        return fail_line();
     DASS_TRY(dass__metrics_line(s, line));
     return DASS_OK;
 }

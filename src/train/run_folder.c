@@ -8,8 +8,11 @@
  *     genotype.json          the genotype so far                              replaced
  *     params.safetensors     the result; its presence says the run is complete
  *     checkpoint/            see checkpoint.c
+ *     being_removed          only while --restart removes the run, which it may not live to end
  *
- * Invariant: what is in the folder belongs to one configuration of one command; another is refused, naming the key.
+ * Invariants: what is in the folder belongs to one configuration of one command; another is refused, naming the key.
+ * Nothing in it is written through a link. And only a file that is not there counts as absent: any other error says
+ * nothing about the run, and ends the command before it touches one.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,8 +24,11 @@
 #include <unistd.h>
 
 #include "session.h"
+#include "dass/text.h"
 
 #define PATH_BYTES 4096
+#define IDENTITY_BYTES 65536 /* of run.json: a command line and two names */
+#define MARK "being_removed"
 
 /* Where the data lies, how often is saved and what is timed changes no result. */
 static const dass_config_key free_keys[] = {DASS_KEY_data_path, DASS_KEY_data_resident, DASS_KEY_run_checkpoint_minutes,
@@ -50,7 +56,25 @@ static dass_status lock_folder(dass__session *s)
     return DASS_OK; /* a file system without locks: go on */
 }
 
+dass_status dass__folder_sync(const dass__session *s)
+{
+    if (fsync(s->folder.lock) != 0 && errno != EINVAL)
+        return DASS_FAIL(DASS_IO, "run folder %s: fsync: %s", s->opt->out_dir, strerror(errno));
+    return DASS_OK;
+}
+
 /* ---- the configuration ---------------------------------------------------------------------------------------- */
+
+/* The command as it was typed, as one line that people and JSON can read. */
+static const char *command_line(const dass__session *s, char *buf, size_t n)
+{
+    const char *line = s->opt->command != NULL ? s->opt->command : s->command;
+    const int wanted = snprintf(buf, n, "%s", line);
+    if (wanted >= 0 && (size_t)wanted >= n)
+        buf[dass_text_fit(buf, n - 4)] = '\0'; /* a character has at most four bytes */
+    dass_text_clean(buf);
+    return buf;
+}
 
 /* Every setting with its origin as a comment; read back by -c. */
 static dass_status save_config(const dass__session *s)
@@ -61,10 +85,11 @@ static dass_status save_config(const dass__session *s)
     char *text = dass_arena_alloc(mem, size);
     dass_status st = text == NULL ? DASS_NOMEM : DASS_OK;
     if (text != NULL) {
+        char line[PATH_BYTES];
         size_t at = 0;
-        at += (size_t)snprintf(text + at, size - at, "# %s\n# %.3000s\n",
+        at += (size_t)snprintf(text + at, size - at, "# %s\n# %s\n",
                                s->opt->build_id != NULL ? s->opt->build_id : "dass, unknown build",
-                               s->opt->command != NULL ? s->opt->command : s->command);
+                               command_line(s, line, sizeof line));
         for (dass_config_key k = 0; k < DASS_N_KEYS; ++k) {
             char value[DASS_CONFIG_PRINT_MAX];
             dass_config_print(s->cfg, k, value, sizeof value);
@@ -86,14 +111,31 @@ static bool is_free(dass_config_key k)
     return false;
 }
 
-static dass_status compare_config(const dass__session *s, const char *path)
+/* A run folder's settings, of which it has at least n. Fewer: the file was emptied or cut, and its defaults would pass
+ * for what the run was begun with. */
+static dass_status read_settings(const char *path, int64_t n, dass_config *out)
+{
+    int64_t given = 0;
+    dass_config_defaults(out); /* a key that is newer than the folder has its default */
+    DASS_TRY(dass_config_read(out, path));
+    for (dass_config_key k = 0; k < DASS_N_KEYS; ++k)
+        given += strcmp(out->origin[k], "default") != 0;
+    if (given < n)
+        return DASS_FAIL(DASS_FORMAT,
+                         "%s gives %lld settings of the %lld that its run was begun with: the file was emptied or cut; "
+                         "put it back",
+                         path, (long long)given, (long long)n);
+    return DASS_OK;
+}
+
+static dass_status compare_config(const dass__session *s, int64_t n)
 {
     void *block = NULL;
+    char path[PATH_BYTES];
     DASS_TRY(dass_mem_alloc(sizeof(dass_config), "configuration of the run folder", &block));
     dass_config *then = block;
-    dass_config_defaults(then); /* a key that is newer than the folder has its default */
     dass_status st = DASS_OK;
-    DASS_TRY_TO(dass_config_read(then, path), st, out);
+    DASS_TRY_TO(read_settings(dass__in_folder(s, "config.yaml", path, sizeof path), n, then), st, out);
     for (dass_config_key k = 0; k < DASS_N_KEYS; ++k) {
         char was[DASS_CONFIG_PRINT_MAX];
         char is[DASS_CONFIG_PRINT_MAX];
@@ -124,15 +166,18 @@ static const char *origin_hash(const dass_params *from)
 static dass_status save_identity(const dass__session *s, const dass_params *from)
 {
     char path[PATH_BYTES];
-    json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s}", "command", s->command, "build",
+    char line[PATH_BYTES];
+    char source[PATH_BYTES];
+    (void)snprintf(source, sizeof source, "%s", from != NULL ? from->path : "");
+    dass_text_clean(source);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s}", "command", s->command, "build",
                           s->opt->build_id != NULL ? s->opt->build_id : "unknown", "line",
-                          s->opt->command != NULL ? s->opt->command : "", "seed", (json_int_t)s->cfg->run_seed, "from",
-                          from != NULL ? from->path : "", "from_xxh64", origin_hash(from));
+                          command_line(s, line, sizeof line), "seed", (json_int_t)s->cfg->run_seed, "settings",
+                          (json_int_t)DASS_N_KEYS, "from", source, "from_xxh64", origin_hash(from));
     char *text = o != NULL ? json_dumps(o, JSON_INDENT(2)) : NULL;
     json_decref(o);
     if (text == NULL)
-        return DASS_FAIL(DASS_NOMEM, "%s: no memory for run.json, or a word of the command line is not UTF-8",
-                         s->opt->out_dir);
+        return DASS_FAIL(DASS_NOMEM, "%s: no memory for run.json", s->opt->out_dir);
     const dass_status st = dass_file_write(dass__in_folder(s, "run.json", path, sizeof path), text, strlen(text));
     json_free_t release = NULL;
     json_get_alloc_funcs(NULL, &release);
@@ -140,13 +185,34 @@ static dass_status save_identity(const dass__session *s, const dass_params *from
     return st;
 }
 
-static dass_status compare_identity(const dass__session *s, const dass_params *from)
+/* *out: an object, for json_decref. */
+static dass_status read_identity(const char *path, json_t **out)
+{
+    void *text = NULL;
+    size_t n = 0;
+    json_error_t error;
+    DASS_TRY(dass_file_read(path, IDENTITY_BYTES, "identity of the run", &text, &n));
+    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, &error);
+    dass_mem_free(text);
+    if (*out == NULL)
+        return DASS_FAIL(DASS_FORMAT, "%s: line %d: %s; --restart begins anew", path, error.line, error.text);
+    return DASS_OK;
+}
+
+/* What config.yaml must hold; an older folder does not say. */
+static int64_t count_settings(const json_t *identity)
+{
+    const json_int_t n = json_integer_value(json_object_get(identity, "settings"));
+    return n > 0 ? n : 1;
+}
+
+/* *n_settings: how many config.yaml must hold. */
+static dass_status compare_identity(const dass__session *s, const dass_params *from, int64_t *n_settings)
 {
     char path[PATH_BYTES];
-    json_error_t error;
-    json_t *o = json_load_file(dass__in_folder(s, "run.json", path, sizeof path), JSON_REJECT_DUPLICATES, &error);
-    if (o == NULL)
-        return DASS_FAIL(DASS_FORMAT, "%s: line %d: %s; --restart begins anew", path, error.line, error.text);
+    json_t *o = NULL;
+    DASS_TRY(read_identity(dass__in_folder(s, "run.json", path, sizeof path), &o));
+    *n_settings = count_settings(o);
     const char *command = json_string_value(json_object_get(o, "command"));
     const char *hash = json_string_value(json_object_get(o, "from_xxh64"));
     const char *build = json_string_value(json_object_get(o, "build"));
@@ -169,6 +235,29 @@ static dass_status compare_identity(const dass__session *s, const dass_params *f
     return st;
 }
 
+dass_status dass_run_settings(const char *folder, dass_config *c, bool *found)
+{
+    char path[PATH_BYTES];
+    int64_t n_settings = 1;
+    bool has_identity = false;
+    const int n = snprintf(path, sizeof path, "%s/config.yaml", folder);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return DASS_FAIL(DASS_ARG, "a folder name of %zu characters", strlen(folder));
+    DASS_TRY(dass_file_there(path, found));
+    if (!*found)
+        return DASS_OK;
+    (void)snprintf(path, sizeof path, "%s/run.json", folder);
+    DASS_TRY(dass_file_there(path, &has_identity));
+    if (has_identity) {
+        json_t *o = NULL;
+        DASS_TRY(read_identity(path, &o));
+        n_settings = count_settings(o);
+        json_decref(o);
+    }
+    (void)snprintf(path, sizeof path, "%s/config.yaml", folder);
+    return read_settings(path, n_settings, c);
+}
+
 /* ---- opening -------------------------------------------------------------------------------------------------- */
 
 static dass_status remove_file(const char *path)
@@ -186,22 +275,38 @@ static dass_status sweep(const dass__session *s)
         (void)snprintf(file, sizeof file, "%s.tmp", own_files[i]);
         DASS_TRY(remove_file(dass__in_folder(s, file, path, sizeof path)));
     }
+    DASS_TRY(remove_file(dass__in_folder(s, MARK ".tmp", path, sizeof path)));
     return dass__checkpoint_sweep(s);
 }
 
+/* Removes the run. Whoever is killed in the middle leaves a folder that says so: half a run could be taken for one, or
+ * for something that is none of ours. */
 static dass_status forget(dass__session *s)
 {
+    static const char text[] = "The run in this folder is being removed; give --restart again.\n";
     char path[PATH_BYTES];
+    DASS_TRY(dass_file_write(dass__in_folder(s, MARK, path, sizeof path), text, sizeof text - 1));
     DASS_TRY(dass__checkpoint_forget(s));
     for (size_t i = 0; i < sizeof own_files / sizeof *own_files; ++i)
         DASS_TRY(remove_file(dass__in_folder(s, own_files[i], path, sizeof path)));
+    DASS_TRY(sweep(s));
+    DASS_TRY(dass__folder_sync(s));
+    DASS_TRY(remove_file(dass__in_folder(s, MARK, path, sizeof path)));
     return DASS_OK;
+}
+
+static dass_status go_on(const dass__session *s, const dass_params *from)
+{
+    int64_t n_settings = 0;
+    DASS_TRY(compare_identity(s, from, &n_settings));
+    DASS_TRY(compare_config(s, n_settings));
+    return sweep(s);
 }
 
 dass_status dass__folder_open(dass__session *s, const dass_params *from)
 {
     char path[PATH_BYTES];
-    struct stat sb;
+    bool there = false;
     s->folder.lock = -1;
     if (s->opt->out_dir == NULL)
         return DASS_OK;
@@ -211,13 +316,18 @@ dass_status dass__folder_open(dass__session *s, const dass_params *from)
     DASS_TRY(lock_folder(s));
     if (s->opt->restart)
         DASS_TRY(forget(s));
-    if (stat(dass__in_folder(s, "run.json", path, sizeof path), &sb) == 0) {
-        DASS_TRY(compare_identity(s, from));
-        DASS_TRY(compare_config(s, dass__in_folder(s, "config.yaml", path, sizeof path)));
-        return sweep(s);
-    }
+    DASS_TRY(dass_file_there(dass__in_folder(s, MARK, path, sizeof path), &there));
+    if (there)
+        return DASS_FAIL(DASS_CONFIG,
+                         "-o %s: --restart was stopped while it removed the run in it; give --restart again, or name "
+                         "another folder",
+                         s->opt->out_dir);
+    DASS_TRY(dass_file_there(dass__in_folder(s, "run.json", path, sizeof path), &there));
+    if (there)
+        return go_on(s, from);
     /* run.json is written last: without it the folder is empty, or holds files that no run of ours can go on from. */
-    if (stat(dass__in_folder(s, "params.safetensors", path, sizeof path), &sb) == 0)
+    DASS_TRY(dass_file_there(dass__in_folder(s, "params.safetensors", path, sizeof path), &there));
+    if (there)
         return DASS_FAIL(DASS_CONFIG,
                          "-o %s: %s is there but no run.json: not a run of this program; name another "
                          "folder, or give --restart to replace it",
@@ -232,9 +342,14 @@ static dass_status open_log(const dass__session *s, const char *file, int64_t by
 {
     char path[PATH_BYTES];
     struct stat sb;
-    *out = fopen(dass__in_folder(s, file, path, sizeof path), "a");
-    if (*out == NULL)
-        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+    int fd = -1;
+    DASS_TRY(dass_file_create(dass__in_folder(s, file, path, sizeof path), O_APPEND, &fd));
+    *out = fdopen(fd, "a");
+    if (*out == NULL) {
+        const dass_status st = DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
+        (void)close(fd);
+        return st;
+    }
     if (bytes < 0)
         return DASS_OK;
     if (fstat(fileno(*out), &sb) != 0)
@@ -257,6 +372,7 @@ dass_status dass__folder_logs(dass__session *s)
     DASS_TRY(open_log(s, "times.jsonl", -1, &s->folder.times));
     if (dass_store_count(s->store, DASS_GROUP_ALPHA) > 0)
         DASS_TRY(open_log(s, "alphas.jsonl", s->at.alphas_bytes, &s->folder.alphas));
+    DASS_TRY(dass__folder_sync(s));
     return DASS_OK;
 }
 
@@ -340,7 +456,10 @@ dass_status dass__save_params(dass__session *s, const char *state, double densit
     (void)snprintf(info.allocation, sizeof info.allocation, "%s", allocation);
     char path[PATH_BYTES];
     const bool mask = allocation[0] != '\0';
-    DASS_TRY(
-        dass_params_save(dass__in_folder(s, "params.safetensors", path, sizeof path), s->store, &info, mask, mask));
-    return DASS_OK;
+    const dass_status st =
+        dass_params_save(dass__in_folder(s, "params.safetensors", path, sizeof path), s->store, &info, mask, mask);
+    if (st == DASS_NUMERIC) /* the text says which tensor */
+        return DASS_FAIL(st, "%s: %s: %s is not written; lower the learning rate; %s/%s is intact", s->command,
+                         dass_error_text(), path, s->opt->out_dir, s->saved);
+    return st;
 }

@@ -5,12 +5,11 @@
  * "__metadata__" of strings, then the data, which the tensors cover exactly once. Files of ours carry an XXH64 of
  * everything else in the metadata; the reader checks it where it is present.
  */
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -18,6 +17,7 @@
 #include "dass/ckpt.h"
 
 #define MAX_HEADER ((uint64_t)100 << 20)
+#define WHAT "tensor file"
 
 static const struct {
     const char *word;
@@ -30,7 +30,8 @@ static const struct {
 typedef struct owned {
     dass_st_file file; /* first: the pointer handed out */
     dass_arena *mem;
-    void *block; /* the file's bytes; NULL when borrowed */
+    size_t *begin; /* of each tensor, in the data */
+    void *block;   /* the data; NULL when borrowed */
 } owned;
 
 /* ---- integrity ------------------------------------------------------------------------------------------------ */
@@ -79,9 +80,9 @@ static dass_status check_hash(const char *name, const dass_st_file *f)
 
 /* ---- reading -------------------------------------------------------------------------------------------------- */
 
-/* One entry of the header. `data` of data_bytes follows the header. */
-static dass_status parse_tensor(const char *file, const char *name, const json_t *entry, const uint8_t *data,
-                                size_t data_bytes, dass_st_tensor *t)
+/* One entry of the header, which data_bytes follow; its tensor begins at byte *at of them. */
+static dass_status parse_tensor(const char *file, const char *name, const json_t *entry, size_t data_bytes,
+                                dass_st_tensor *t, size_t *at)
 {
     const json_t *dtype = json_object_get(entry, "dtype");
     const json_t *shape = json_object_get(entry, "shape");
@@ -122,39 +123,42 @@ static dass_status parse_tensor(const char *file, const char *name, const json_t
     if ((uint64_t)(end - begin) != t->bytes)
         return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s': %lld bytes for a shape of %zu", file, name,
                          (long long)(end - begin), t->bytes);
-    t->data = data + begin;
+    *at = (size_t)begin;
     return DASS_OK;
 }
 
+typedef struct place {
+    size_t begin;
+    const dass_st_tensor *tensor;
+} place;
+
 static int by_place(const void *a, const void *b)
 {
-    const dass_st_tensor *x = *(const dass_st_tensor *const *)a;
-    const dass_st_tensor *y = *(const dass_st_tensor *const *)b;
-    const uint8_t *p = x->data;
-    const uint8_t *q = y->data;
-    if (p != q)
-        return p < q ? -1 : 1;
-    return x->bytes < y->bytes ? -1 : x->bytes > y->bytes; /* empty ones first */
+    const place *x = a;
+    const place *y = b;
+    if (x->begin != y->begin)
+        return x->begin < y->begin ? -1 : 1;
+    return x->tensor->bytes < y->tensor->bytes ? -1 : x->tensor->bytes > y->tensor->bytes; /* empty ones first */
 }
 
 /* The tensors cover the data exactly once: no hidden bytes, no sharing. */
-static dass_status check_cover(const char *name, const owned *o, const uint8_t *data, size_t data_bytes)
+static dass_status check_cover(const char *name, const owned *o, size_t data_bytes)
 {
     const size_t n = o->file.n_tensors;
-    const dass_st_tensor **sorted = dass_arena_alloc(o->mem, (n + 1) * sizeof *sorted);
+    place *sorted = dass_arena_alloc(o->mem, (n + 1) * sizeof *sorted);
     if (sorted == NULL)
         return DASS_NOMEM;
     for (size_t i = 0; i < n; ++i)
-        sorted[i] = &o->file.tensors[i];
+        sorted[i] = (place){o->begin[i], &o->file.tensors[i]};
     qsort(sorted, n, sizeof *sorted, by_place);
     size_t at = 0;
     for (size_t i = 0; i < n; ++i) {
-        if ((const uint8_t *)sorted[i]->data != data + at)
+        if (sorted[i].begin != at)
             return DASS_FAIL(DASS_FORMAT,
                              "%s: tensor '%s' does not begin where the one before ends (byte %zu of the "
                              "data)",
-                             name, sorted[i]->name, at);
-        at += sorted[i]->bytes;
+                             name, sorted[i].tensor->name, at);
+        at += sorted[i].tensor->bytes;
     }
     if (at != data_bytes)
         return DASS_FAIL(DASS_FORMAT, "%s: %zu bytes of data, the tensors cover %zu: the file is damaged", name,
@@ -202,12 +206,13 @@ static dass_status sort_names(owned *o)
     return DASS_OK;
 }
 
-static dass_status parse_header(const char *name, json_t *root, const uint8_t *data, size_t data_bytes, owned *o)
+static dass_status parse_root(const char *name, json_t *root, size_t data_bytes, owned *o)
 {
     if (!json_is_object(root))
         return DASS_FAIL(DASS_FORMAT, "%s: byte 8: the header is not a JSON object", name);
     o->file.tensors = dass_arena_alloc(o->mem, (json_object_size(root) + 1) * sizeof *o->file.tensors);
-    if (o->file.tensors == NULL)
+    o->begin = dass_arena_alloc(o->mem, (json_object_size(root) + 1) * sizeof *o->begin);
+    if (o->file.tensors == NULL || o->begin == NULL)
         return DASS_NOMEM;
     for (void *it = json_object_iter(root); it != NULL; it = json_object_iter_next(root, it)) {
         const char *key = json_object_iter_key(it);
@@ -215,24 +220,21 @@ static dass_status parse_header(const char *name, json_t *root, const uint8_t *d
             DASS_TRY(parse_meta(name, json_object_iter_value(it), o));
             continue;
         }
-        dass_st_tensor *t = &o->file.tensors[o->file.n_tensors++];
+        const size_t i = o->file.n_tensors++;
+        dass_st_tensor *t = &o->file.tensors[i];
         t->name = dass_arena_text(o->mem, key, strlen(key));
         if (t->name == NULL)
             return DASS_NOMEM;
-        DASS_TRY(parse_tensor(name, key, json_object_iter_value(it), data, data_bytes, t));
+        DASS_TRY(parse_tensor(name, key, json_object_iter_value(it), data_bytes, t, &o->begin[i]));
     }
-    DASS_TRY(check_cover(name, o, data, data_bytes));
-    DASS_TRY(check_hash(name, &o->file));
+    DASS_TRY(check_cover(name, o, data_bytes));
     DASS_TRY(sort_names(o));
     return DASS_OK;
 }
 
-dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, dass_st_file **out)
+/* The header's length, which the first 8 bytes of a file of n_bytes say. */
+static dass_status header_length(const char *name, const uint8_t *p, size_t n_bytes, size_t *out)
 {
-    *out = NULL;
-    const uint8_t *p = data;
-    if (n_bytes < 8)
-        return DASS_FAIL(DASS_FORMAT, "%s: %zu bytes, a safetensors file has at least 8", name, n_bytes);
     uint64_t header = 0;
     for (int i = 0; i < 8; ++i)
         header |= (uint64_t)p[i] << (8 * i);
@@ -241,8 +243,15 @@ dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, da
                          "%s: byte 0: a header of %llu bytes in a file of %zu: truncated, or not a "
                          "safetensors file",
                          name, (unsigned long long)header, n_bytes);
+    *out = (size_t)header;
+    return DASS_OK;
+}
+
+/* Everything but the data, which follows the header in data_bytes. */
+static dass_status parse_header(const char *name, const uint8_t *header, size_t n, size_t data_bytes, owned **out)
+{
     json_error_t error;
-    json_t *root = json_loadb((const char *)p + 8, (size_t)header, JSON_REJECT_DUPLICATES, &error);
+    json_t *root = json_loadb((const char *)header, n, JSON_REJECT_DUPLICATES, &error);
     if (root == NULL)
         return DASS_FAIL(DASS_FORMAT, "%s: byte %d: the header is not JSON: %s", name, 8 + error.position, error.text);
     dass_status st = DASS_OK;
@@ -251,9 +260,9 @@ dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, da
     owned *o = block;
     st = dass_arena_make("tensor file", &o->mem);
     if (st == DASS_OK)
-        st = parse_header(name, root, p + 8 + header, n_bytes - 8 - (size_t)header, o);
+        st = parse_root(name, root, data_bytes, o);
     if (st == DASS_OK)
-        *out = &o->file;
+        *out = o;
     else
         dass_st_free(&o->file);
 out:
@@ -261,42 +270,83 @@ out:
     return st;
 }
 
-static dass_status read_file(const char *path, void **block, size_t *n_bytes)
+static dass_status attach_data(const char *name, owned *o, const uint8_t *data)
 {
-    FILE *f = fopen(path, "rb");
-    if (f == NULL)
-        return DASS_FAIL(DASS_IO, "%s: %s", path, strerror(errno));
-    struct stat sb;
-    dass_status st = DASS_OK;
-    if (fstat(fileno(f), &sb) != 0 || !S_ISREG(sb.st_mode)) {
-        st = DASS_FAIL(DASS_IO, "%s is not a regular file", path);
-        goto out;
-    }
-    *n_bytes = (size_t)sb.st_size;
-    DASS_TRY_TO(dass_mem_alloc(*n_bytes + 1, "tensor file", block), st, out);
-    if (fread(*block, 1, *n_bytes, f) != *n_bytes) {
-        st = DASS_FAIL(DASS_IO, "%s: read failed or the file changed meanwhile", path);
+    for (size_t i = 0; i < o->file.n_tensors; ++i)
+        o->file.tensors[i].data = data + o->begin[i];
+    return check_hash(name, &o->file);
+}
+
+dass_status dass_st_parse(const char *name, const void *data, size_t n_bytes, dass_st_file **out)
+{
+    *out = NULL;
+    const uint8_t *p = data;
+    owned *o = NULL;
+    size_t header = 0;
+    if (n_bytes < 8)
+        return DASS_FAIL(DASS_FORMAT, "%s: %zu bytes, a safetensors file has at least 8", name, n_bytes);
+    DASS_TRY(header_length(name, p, n_bytes, &header));
+    DASS_TRY(parse_header(name, p + 8, header, n_bytes - 8 - header, &o));
+    const dass_status st = attach_data(name, o, p + 8 + header);
+    if (st == DASS_OK)
+        *out = &o->file;
+    else
+        dass_st_free(&o->file);
+    return st;
+}
+
+/* The next n_bytes into a new block. */
+static dass_status read_block(const char *path, int fd, size_t n_bytes, void **block)
+{
+    size_t got = 0;
+    DASS_TRY(dass_mem_alloc(n_bytes + 1, WHAT, block));
+    dass_status st = dass_file_get(fd, path, WHAT, *block, n_bytes, &got);
+    if (st == DASS_OK && got != n_bytes)
+        st = DASS_FAIL(DASS_IO, "%s: became shorter while it was read", path);
+    if (st != DASS_OK) {
         dass_mem_free(*block);
         *block = NULL;
     }
-out:
-    (void)fclose(f);
+    return st;
+}
+
+/* The header first: a file that is none of ours is refused before its gigabytes are read. */
+static dass_status read_parts(const char *path, int fd, size_t n_bytes, owned **out)
+{
+    uint8_t first[8];
+    size_t got = 0;
+    size_t header = 0;
+    void *text = NULL;
+    DASS_TRY(dass_file_get(fd, path, WHAT, first, sizeof first, &got));
+    if (got < sizeof first || n_bytes < sizeof first)
+        return DASS_FAIL(DASS_FORMAT, "%s: %zu bytes, a safetensors file has at least 8", path, got);
+    DASS_TRY(header_length(path, first, n_bytes, &header));
+    DASS_TRY(read_block(path, fd, header, &text));
+    dass_status st = parse_header(path, text, header, n_bytes - 8 - header, out);
+    dass_mem_free(text);
+    DASS_TRY(st);
+    st = read_block(path, fd, n_bytes - 8 - header, &(*out)->block);
+    if (st == DASS_OK)
+        st = attach_data(path, *out, (*out)->block);
+    if (st != DASS_OK) {
+        dass_st_free(&(*out)->file);
+        *out = NULL;
+    }
     return st;
 }
 
 dass_status dass_st_read(const char *path, dass_st_file **out)
 {
     *out = NULL;
-    void *block = NULL;
-    size_t n_bytes = 0;
-    DASS_TRY(read_file(path, &block, &n_bytes));
-    const dass_status st = dass_st_parse(path, block, n_bytes, out);
-    if (st != DASS_OK) {
-        dass_mem_free(block);
-        return st;
-    }
-    ((owned *)(void *)*out)->block = block;
-    return DASS_OK;
+    int fd = -1;
+    int64_t n_bytes = 0;
+    owned *o = NULL;
+    DASS_TRY(dass_file_open(path, WHAT, &fd, &n_bytes));
+    const dass_status st = read_parts(path, fd, (size_t)n_bytes, &o);
+    (void)close(fd);
+    if (st == DASS_OK)
+        *out = &o->file;
+    return st;
 }
 
 void dass_st_free(dass_st_file *f)

@@ -59,7 +59,10 @@ static dass_status run_stages(dass__session *s, halves *h)
     const dass_config *c = s->cfg;
     const int64_t sparse_epochs = c->search_epochs_score + c->search_epochs_finetune;
     const bool masked = strcmp(c->search_method, "dass") == 0 && sparse_epochs > 0;
-    const dass__stage common = {.lr_min = c->search_lr_min, .alpha = true, .second_order = c->search_order == 2};
+    const dass__stage common = {.lr_min = c->search_lr_min,
+                                .alpha = true,
+                                .second_order = c->search_order == 2,
+                                .rate = DASS_KEY_search_lr};
     dass__stage stages[3] = {common, common, common};
     dass__stage *dense = &stages[0];
     dass__stage *score = &stages[1];
@@ -76,6 +79,7 @@ static dass_status run_stages(dass__session *s, halves *h)
     score->lr_scores = c->search_lr_score;
     score->alpha = c->search_alpha_in_score;
     score->second_order = false; /* a perturbed score flips mask bits: the difference quotient is no derivative */
+    score->rate = DASS_KEY_search_lr_score;
     score->enter = enter_score;
     finetune->name = "finetune";
     finetune->stage = DASS_STAGE_FINETUNE;
@@ -153,6 +157,8 @@ dass_status dass_run_derive(const char *from, dass_genotype *out)
     dass_params params;
     dass_store *store = NULL;
     DASS_TRY(dass_params_open(from, &params));
+    if (params.unfinished)
+        dass_log(DASS_LOG_WARN, "%s: its run did not come to its end: this is the genotype of %s", from, params.path);
     dass_status st = dass_store_make(DASS_F32, &store);
     if (st == DASS_OK)
         st = derive(&params, store, out);

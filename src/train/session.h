@@ -60,6 +60,7 @@ typedef struct dass__session {
     int32_t *order;         /* of an epoch, on its way to the device */
     double *alpha;         /* the ALPHA group, read after each epoch; NULL without */
     dass__progress at;
+    char saved[64];           /* the newest checkpoint, in the folder; "" as long as there is none */
     bool resumed;             /* `at` came from a checkpoint, in the middle of the stage it names */
     double total_steps;       /* of all stages, for the remaining time */
     double began, last_saved; /* seconds of the monotonic clock */
@@ -86,6 +87,7 @@ struct dass__stage {
     /* Before a step, when at.step of all steps of the stage is a multiple of `every`; NULL: nothing. May allocate. */
     dass_status (*change)(dass__session *s, const dass__stage *stage, int64_t done, int64_t total);
     int64_t every;
+    dass_config_key rate; /* the setting to lower when the stage diverges */
 };
 
 /* ---- session.c ------------------------------------------------------------------------------------------------ */
@@ -113,6 +115,11 @@ dass_status dass__register_params(dass_store *s, const dass_arch *arch, bool aux
  * written, when the caller's flag asks for it. */
 dass_status dass__stages_run(dass__session *s, const dass__stage *stages, int64_t n, dass_source *weights,
                              dass_source *validation);
+
+/* The signal that asked the run to end; 0: none. */
+int dass__stop_asked(const dass__session *s);
+/* The run ends between two steps because of that signal, with everything saved: DASS_STOPPED or DASS_INTERRUPTED. */
+dass_status dass__stopped(const dass__session *s, int signal_number);
 
 /* ---- resident.c: the training images in the store --------------------------------------------------------------- */
 
@@ -163,6 +170,8 @@ dass_status dass__folder_open(dass__session *s, const dass_params *from);
 /* Open the growing files, cut to what s->at says. */
 dass_status dass__folder_logs(dass__session *s);
 void dass__folder_close(dass__session *s);
+/* Names that were made in the folder reach the disk. */
+dass_status dass__folder_sync(const dass__session *s);
 const char *dass__in_folder(const dass__session *s, const char *file, char *buf, size_t n);
 dass_status dass__save_params(dass__session *s, const char *state, double density, const char *allocation);
 dass_status dass__save_genotype(dass__session *s, const dass_genotype *g);
@@ -175,11 +184,14 @@ dass_status dass__times_line(dass__session *s, const char *stage);
 /* ---- checkpoint.c --------------------------------------------------------------------------------------------- */
 
 /* All state, atomically: checkpoint/epoch-NNNNNN.safetensors after an epoch (the last run.keep of them stay), or
- * checkpoint/partial.safetensors within one. */
+ * checkpoint/partial.safetensors within one. DASS_NUMERIC, naming the tensor, when something of it is not finite; then
+ * nothing is written and nothing removed. */
 dass_status dass__checkpoint_save(dass__session *s, bool partial);
 /* The newest readable one into the store and s->at; s->resumed says whether there was one. A damaged one is reported
  * and the one before it taken; DASS_FORMAT when none of several can be read. */
 dass_status dass__checkpoint_load(dass__session *s);
+/* DASS_NUMERIC, "NAME[element] is inf", when something of the state is not finite. */
+dass_status dass__state_check(dass__session *s);
 /* Remove all of them. */
 dass_status dass__checkpoint_forget(dass__session *s);
 /* Remove halves of checkpoints that a killed process was writing. The folder is locked. */

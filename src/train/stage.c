@@ -10,6 +10,7 @@
 #include "session.h"
 
 #define MAX_PHASES (DASS_MAX_ALPHA_TASKS + 1)
+#define PATH_BYTES 4096
 
 /* The graphs of a stage and what runs them: alpha's first, which see the weights before the step, then the weights'. */
 typedef struct loop {
@@ -37,17 +38,45 @@ static double rate(const dass__stage *stage, double peak, int64_t e)
     return dass_cosine(peak, fmin(stage->lr_min, peak), e - stage->warmup, stage->epochs - stage->warmup);
 }
 
+/* ---- divergence ------------------------------------------------------------------------------------------------ */
+
+/* Ends the run after a step that made something infinite. loss: "the training loss is nan"; NULL when the state alone
+ * shows it. */
+static dass_status diverged(const loop *l, const char *loss)
+{
+    dass__session *s = l->s;
+    char part[256] = "its state is not finite"; /* or NAME[element] is inf */
+    char value[DASS_CONFIG_PRINT_MAX];
+    char kept[PATH_BYTES] = "";
+    dass_mem_seal(false);
+    if (dass__state_check(s) == DASS_NUMERIC)
+        (void)snprintf(part, sizeof part, "%s", dass_error_text());
+    else if (loss != NULL)
+        part[0] = '\0';
+    const bool alpha = strncmp(part, "alpha.", 6) == 0 || strncmp(part, "adam_", 5) == 0;
+    const dass_config_key key = alpha ? DASS_KEY_search_alpha_lr : l->stage->rate;
+    dass_config_print(s->cfg, key, value, sizeof value);
+    if (s->saved[0] != '\0')
+        (void)snprintf(kept, sizeof kept, "; %s/%s is intact", s->opt->out_dir, s->saved);
+    const bool ended = loss == NULL && s->at.step == 0; /* the epoch is counted already */
+    const int64_t step = ended ? l->n_steps : s->at.step + (loss != NULL);
+    return DASS_FAIL(DASS_NUMERIC,
+                     "%s: %s stage, epoch %lld, step %lld: %s%s%s: lower %s (%s), or run with --guard to see which "
+                     "operation made it%s",
+                     s->command, l->stage->name, (long long)s->at.epoch + !ended, (long long)step,
+                     loss != NULL ? loss : "", loss != NULL && part[0] != '\0' ? ", " : "", part,
+                     dass_config_key_name(key), value, kept);
+}
+
 /* ---- one step ------------------------------------------------------------------------------------------------- */
 
 static dass_status check_loss(const loop *l, double loss, const char *what)
 {
+    char text[64];
     if (isfinite(loss))
         return DASS_OK;
-    return DASS_FAIL(DASS_NUMERIC,
-                     "%s: %s stage, epoch %lld, step %lld: the %s loss is %g: lower the learning rate, or "
-                     "run with --guard to see which operation made it",
-                     l->s->command, l->stage->name, (long long)l->s->at.epoch + 1, (long long)l->s->at.step + 1, what,
-                     loss);
+    (void)snprintf(text, sizeof text, "the %s loss is %s", what, isnan(loss) ? "nan" : loss > 0.0 ? "inf" : "-inf");
+    return diverged(l, text);
 }
 
 /* A decay that grows from 0 with the steps, so that the first ones do not stay in the average for ever. */
@@ -125,8 +154,7 @@ static void set_rates(dass__session *s, const dass__stage *stage)
 
 /* ---- stopping and saving -------------------------------------------------------------------------------------- */
 
-/* The signal that asked the run to end; 0: none. */
-static int stop_asked(const dass__session *s)
+int dass__stop_asked(const dass__session *s)
 {
     return s->opt->stop != NULL ? (int)*s->opt->stop : 0;
 }
@@ -135,14 +163,12 @@ static dass_status save(loop *l, bool partial)
 {
     dass__session *s = l->s;
     DASS_TRY(dass__times_line(s, l->stage->name));
-    DASS_TRY(dass__checkpoint_save(s, partial));
-    return DASS_OK;
+    const dass_status st = dass__checkpoint_save(s, partial);
+    return st == DASS_NUMERIC ? diverged(l, NULL) : st;
 }
 
-/* Ends the run between two steps; the checkpoint is written already. */
-static dass_status stopped(const loop *l, int signal_number)
+dass_status dass__stopped(const dass__session *s, int signal_number)
 {
-    const dass__session *s = l->s;
     const dass_status st = signal_number == SIGINT ? DASS_INTERRUPTED : DASS_STOPPED;
     if (s->opt->out_dir == NULL)
         return DASS_FAIL(st, "%s: stopped by %s after %lld steps; without -o DIR nothing was kept", s->command,
@@ -151,18 +177,18 @@ static dass_status stopped(const loop *l, int signal_number)
                      s->command, strsignal(signal_number), (long long)s->at.steps_done, s->opt->out_dir);
 }
 
-/* Between two steps of an epoch. */
-static dass_status pause(loop *l)
+/* Between two steps of an epoch: a checkpoint when one is due or the run is to end. */
+static dass_status save_if_due(loop *l)
 {
     dass__session *s = l->s;
-    const int asked = stop_asked(s);
+    const int asked = dass__stop_asked(s);
     const bool due = dass_now_sec() - s->last_saved >= 60.0 * s->cfg->run_checkpoint_minutes;
     if (!asked && !due)
         return DASS_OK;
     dass_mem_seal(false);
     DASS_TRY(save(l, true));
     if (asked)
-        return stopped(l, asked);
+        return dass__stopped(s, asked);
     dass_mem_seal(true);
     return DASS_OK;
 }
@@ -190,7 +216,7 @@ static dass_status run_epoch(loop *l)
         if (s->at.step == l->n_steps)
             break;
         dass__report_progress(s, l->stage, l->n_steps, l->epoch_began, false);
-        DASS_TRY(pause(l));
+        DASS_TRY(save_if_due(l));
     }
     return DASS_OK;
 }
@@ -203,10 +229,20 @@ static dass_status read_alpha(dass__session *s)
     return DASS_OK;
 }
 
+static bool alpha_is_finite(const dass__session *s)
+{
+    bool finite = true;
+    for (int64_t i = 0; s->alpha != NULL && i < dass_store_count(s->store, DASS_GROUP_ALPHA); ++i)
+        finite = finite && isfinite(s->alpha[i]);
+    return finite;
+}
+
 static dass_status end_epoch(loop *l)
 {
     dass__session *s = l->s;
     DASS_TRY(read_alpha(s));
+    if (!alpha_is_finite(s))
+        return diverged(l, NULL);
     dass__report_progress(s, l->stage, l->n_steps, l->epoch_began, true);
     DASS_TRY(dass__report_epoch(s, l->stage));
     s->at.epoch++;
@@ -230,9 +266,9 @@ static dass_status run_epochs(loop *l)
         dass_mem_seal(false);
         DASS_TRY(st);
         DASS_TRY(end_epoch(l));
-        const int asked = stop_asked(s);
+        const int asked = dass__stop_asked(s);
         if (asked)
-            return stopped(l, asked);
+            return dass__stopped(s, asked);
     }
     return DASS_OK;
 }

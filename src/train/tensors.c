@@ -100,6 +100,28 @@ static dass_status add_params(dass__tensor_writer *w, const char *prefix, dass_s
     return DASS_OK;
 }
 
+static const char *number_word(double x)
+{
+    return isnan(x) ? "nan" : x > 0.0 ? "inf" : "-inf";
+}
+
+static dass_status check_finite(const dass_store *s, dass_group group, const char *prefix, dass_st_type type,
+                                const double *values)
+{
+    for (uint32_t i = 0; i < dass_store_n_params(s); ++i) {
+        const dass_param *p = dass_store_get(s, i);
+        if (p->group != group)
+            continue;
+        for (int64_t k = 0; k < p->count; ++k) {
+            const double x = values[p->offset + k];
+            const double saved = type == DASS_ST_F32 ? (double)(float)x : x;
+            if (!isfinite(saved))
+                return DASS_FAIL(DASS_NUMERIC, "%s%s[%lld] is %s", prefix, p->name, (long long)k, number_word(saved));
+        }
+    }
+    return DASS_OK;
+}
+
 dass_status dass__writer_group(dass__tensor_writer *w, dass_group group, dass_buf b, const char *prefix, bool exact)
 {
     const int64_t n = dass_store_count(w->s, group);
@@ -110,6 +132,7 @@ dass_status dass__writer_group(dass__tensor_writer *w, dass_group group, dass_bu
     if (values == NULL)
         return DASS_NOMEM;
     DASS_TRY(dass_store_read_real(w->s, b, values, n));
+    DASS_TRY(check_finite(w->s, group, prefix, type, values));
     if (type == DASS_ST_F32) { /* packed in place: element i never lies behind the doubles still to be read */
         float *packed = (float *)values;
         for (int64_t i = 0; i < n; ++i) {
@@ -176,8 +199,10 @@ dass_status dass__tensors_values(const dass_st_file *f, const char *path, const 
         const dass_st_tensor *t = NULL;
         DASS_TRY(find_tensor(f, path, prefix, p, real_type(s, exact), &t));
         for (int64_t k = 0; k < p->count; ++k) {
-            out[p->offset + k] = element(t, k);
-            if (!isfinite(out[p->offset + k]))
+            const double x = element(t, k);
+            if (out != NULL)
+                out[p->offset + k] = x;
+            if (!isfinite(x))
                 return DASS_FAIL(DASS_FORMAT, "%s: tensor '%s%s': element %lld is not finite", path, prefix, p->name,
                                  (long long)k);
         }
@@ -202,7 +227,8 @@ dass_status dass__tensors_restore(const dass_st_file *f, const char *path, dass_
 
 dass_status dass__tensors_mask(const dass_st_file *f, const char *path, const dass_store *s, uint64_t *bits)
 {
-    memset(bits, 0, dass_store_buf_bytes(s, DASS_BUF_BITS));
+    if (bits != NULL)
+        memset(bits, 0, dass_store_buf_bytes(s, DASS_BUF_BITS));
     for (uint32_t i = 0; i < dass_store_n_params(s); ++i) {
         const dass_param *p = dass_store_get(s, i);
         if (p->group != DASS_GROUP_W)
@@ -214,7 +240,8 @@ dass_status dass__tensors_mask(const dass_st_file *f, const char *path, const da
             if (m[k] > 1)
                 return DASS_FAIL(DASS_FORMAT, "%s: mask of '%s': element %lld is %u", path, p->name, (long long)k,
                                  m[k]);
-            bits[(p->offset + k) / 64] |= (uint64_t)m[k] << ((p->offset + k) % 64);
+            if (bits != NULL)
+                bits[(p->offset + k) / 64] |= (uint64_t)m[k] << ((p->offset + k) % 64);
         }
     }
     return DASS_OK;

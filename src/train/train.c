@@ -78,6 +78,7 @@ static dass_status train(dass__session *s)
     stage.warmup = c->train_warmup;
     stage.lr_weights = stage.lr_af = c->train_lr;
     stage.ema = c->train_ema;
+    stage.rate = DASS_KEY_train_lr;
     dass_source *src = NULL;
     DASS_TRY(open_source(s, &src));
     const dass_status st = dass__stages_run(s, &stage, 1, src, NULL);
@@ -152,11 +153,13 @@ static void list_stages(const dass_config *c, dass__stage stages[2])
     first->enter = gradual ? NULL : enter_score;
     first->change = gradual ? change_gradual : NULL;
     first->every = c->prune_every;
+    first->rate = gradual ? DASS_KEY_prune_lr_finetune : DASS_KEY_prune_lr_score;
     finetune->name = "finetune";
     finetune->stage = DASS_STAGE_FINETUNE;
     finetune->epochs = c->prune_epochs_finetune;
     finetune->lr_weights = finetune->lr_af = c->prune_lr_finetune;
     finetune->ema = c->train_ema;
+    finetune->rate = DASS_KEY_prune_lr_finetune;
     finetune->enter = gradual ? enter_after_gradual : enter_finetune;
 }
 
@@ -213,7 +216,14 @@ dass_status dass_run_prune(const dass_run_options *opt, const char *from)
     DASS_TRY(check_folders(opt, from));
     dass_params params;
     DASS_TRY(dass_params_open(from, &params));
-    const dass_status st = prune_params(opt, &params);
+    dass_status st = DASS_OK;
+    if (params.unfinished)
+        st = DASS_FAIL(DASS_ARG,
+                       "prune: %s holds no params.safetensors: its run did not come to its end; let it, or name a "
+                       "checkpoint of it, such as %s",
+                       from, params.path);
+    else
+        st = prune_params(opt, &params);
     dass_params_close(&params);
     return st;
 }
