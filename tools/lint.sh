@@ -4,6 +4,7 @@
 #   includes    point down the layers only; neighbours on one level never include each other
 #   vendors     a library's header appears only in the file that owns the library
 #   allocation  malloc and friends only in src/base/mem.c; exit only in src/cli/main.c
+#   locale      none is set: numbers are written and read with a point
 #   backends    #if on a library or device only in the registries and in the file that owns it
 #   text        no line over 120 columns in C files, no TODO or FIXME, file names unique
 #   warnings    functions over 120 lines (these do not fail)
@@ -106,6 +107,8 @@ report=$(
             say("memory comes from dass/mem.h")
         if (code ~ /(^|[^A-Za-z0-9_>.])(_exit|_Exit|exit|quick_exit)[ \t]*\(/ && FILENAME != "src/cli/main.c")
             say("only src/cli/main.c exits")
+        if (code ~ /(^|[^A-Za-z0-9_])(setlocale|uselocale|newlocale)[ \t]*\(/)
+            say("numbers have a point and texts are UTF-8 wherever we run: no locale is set")
         if (code ~ /^[ \t]*#[ \t]*(el)?if.*(DASS_ONEDNN|DASS_HAVE_|DASS_CUDA|DASS_MPI|__CUDA)/ &&
             FILENAME !~ /^(src\/exec\/exec[.]c|src\/comm\/comm[.]c|src\/host\/host_onednn[.]c|src\/cli\/info[.]c|kernels\/.*)$/)
             say("backends are chosen in the registry, not by #if")

@@ -15,6 +15,10 @@ dass_status dass_mem_alloc(size_t bytes, const char *what, void **out);
 dass_status dass_mem_grow(size_t old_bytes, size_t new_bytes, const char *what, void **block);
 void dass_mem_free(void *block); /* NULL is fine */
 
+/* For libraries that allocate through us: malloc and free, seen by the test hook. NULL when memory is out. */
+void *dass_mem_plain(size_t bytes);
+void dass_mem_plain_free(void *block);
+
 /* Checked sizes: DASS_NOMEM with `what` in the text when a product or sum overflows size_t. */
 dass_status dass_mem_mul(size_t a, size_t b, const char *what, size_t *out);
 dass_status dass_mem_add(size_t a, size_t b, const char *what, size_t *out);

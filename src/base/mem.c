@@ -323,6 +323,16 @@ void dass_mem_free(void *block)
     }
 }
 
+void *dass_mem_plain(size_t bytes)
+{
+    return must_fail() ? NULL : malloc(bytes);
+}
+
+void dass_mem_plain_free(void *block)
+{
+    free(block);
+}
+
 dass_status dass_mem_mul(size_t a, size_t b, const char *what, size_t *out)
 {
     if (__builtin_mul_overflow(a, b, out)) {

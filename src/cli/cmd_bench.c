@@ -6,6 +6,7 @@
 #include "cli.h"
 #include "dass/bench.h"
 #include "dass/run.h"
+#include "dass/text.h"
 
 static double percent(double part, double whole)
 {
@@ -164,8 +165,11 @@ static void print_latency_text(const char *name, const dass_bench_latency *l, co
 static dass_status print_latency_json(const char *name, const char *precision, const dass_bench_latency *l,
                                       const dass_bench_latency *dense, bool several)
 {
+    char network[4096]; /* a path, which need not be UTF-8 */
+    (void)snprintf(network, sizeof network, "%s", name);
+    dass_text_clean(network);
     json_t *root =
-        json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", name, "execution",
+        json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:f}", "network", network, "execution",
                   dass_execution_name(l->execution), "precision", precision, "batch", l->batch, "warm_up", l->n_warm,
                   "repeats", l->n_repeats, "median_ms", l->median_ms, "p10_ms", l->p10_ms, "p90_ms", l->p90_ms,
                   "p99_ms", l->p99_ms, "macs", (json_int_t)l->macs_per_image, "gflops", l->gflops);
