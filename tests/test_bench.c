@@ -51,11 +51,15 @@ static void check_step(const dass_bench_step *b)
     assert_true(b->peak.gflops > 0 && b->peak.read_gbs > 0 && b->peak.copy_gbs > 0);
 }
 
-static void run_step(const char *device, dass_bench_step *out)
+static void run_step(const char *device, bool alone, dass_bench_step *out)
 {
     static dass_config c; /* large */
     config_of(device, &c);
-    const dass_bench_step_options opt = {.stage = "finetune", .ops = true, .peak = {.bytes = 1u << 16, .rows = 16}};
+    const dass_bench_step_options opt = {.stage = "finetune",
+                                         .ops = true,
+                                         .peak = {.bytes = 1u << 16, .rows = 16},
+                                         .exec = {.no_merge = alone, .no_capture = alone},
+                                         .enough_sec = 1};
     check_ok(dass_bench_step_run(&c, &opt, out));
     check_step(out);
 }
@@ -64,7 +68,7 @@ static void host_step_adds_up(void **state)
 {
     (void)state;
     static dass_bench_step b;
-    run_step("host", &b);
+    run_step("host", false, &b);
     assert_int_equal(b.peak.threads, 2);
 }
 
@@ -81,12 +85,14 @@ static void device_step_adds_up(void **state)
     }
     if (getenv("DASS_TEST_SHORT") != NULL)
         leave_out("half a minute on the double, minutes under a sanitizer");
-    run_step("cuda", &b);
-    assert_string_equal(b.peak.isa, "library");
-    int64_t most = 0;
-    for (uint32_t i = 0; i < b.n_top; i++)
-        most = b.top[i].count > most ? b.top[i].count : most;
-    assert_true(most > 1); /* nodes that share a launch are one row */
+    for (int alone = 0; alone < 2; alone++) {
+        run_step("cuda", alone != 0, &b);
+        assert_string_equal(b.peak.isa, "library");
+        int64_t most = 0;
+        for (uint32_t i = 0; i < b.n_top; i++)
+            most = b.top[i].count > most ? b.top[i].count : most;
+        assert_true((most > 1) == (alone == 0)); /* nodes that share a launch are one row */
+    }
 }
 
 /* The step that is timed is the one that `plan` counts: second order, alpha left alone while scores train, and a fixed

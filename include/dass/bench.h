@@ -56,6 +56,8 @@ typedef struct dass_bench_step_options {
     const char *stage;   /* "dense", "score", "finetune" */
     bool ops;            /* also time every node alone, and measure the machine */
     dass_peak_size peak; /* of that measurement on a device; zero: DASS_PEAK_SIZE */
+    dass_exec_options exec;
+    double enough_sec; /* no more steps are timed after this long; 0: 15 */
 } dass_bench_step_options;
 /* The step of a supernet is alpha's then the weights', on one batch each. */
 dass_status dass_bench_step_run(const dass_config *c, const dass_bench_step_options *opt, dass_bench_step *out);

@@ -21,7 +21,9 @@
 
 typedef struct bench {
     const dass_config *cfg;
+    const dass_exec_options *exec;
     dass_peak_size peak;
+    double enough_sec;
     dass_arch arch;
     dass_stage stage;
     bool search;      /* a supernet; otherwise a network that is trained and pruned */
@@ -206,7 +208,7 @@ static dass_status open_bench(bench *b)
         phase[i].segments = segments;
         phase[i].n_segments = n_segments;
     }
-    DASS_TRY(dass_steps_plan(b->store, &b->arch, phase, b->n_alpha + 1, b->be, NULL, &b->steps));
+    DASS_TRY(dass_steps_plan(b->store, &b->arch, phase, b->n_alpha + 1, b->be, b->exec, &b->steps));
     DASS_TRY(dass_steps_bind(b->store, &b->steps));
     set_block(b);
     DASS_TRY(fill_store(b, segments, n_segments));
@@ -300,7 +302,7 @@ static dass_status time_whole(bench *b, dass_bench_step *out)
         DASS_TRY(whole_step(b, &sec[0]));
     const double began = dass_now_sec();
     int n = 0;
-    while (n < MAX_REPEATS && (n < MIN_REPEATS || dass_now_sec() - began < ENOUGH_SEC))
+    while (n < MAX_REPEATS && (n < MIN_REPEATS || dass_now_sec() - began < b->enough_sec))
         DASS_TRY(whole_step(b, &sec[n++]));
     out->n_repeats = n;
     summarise(sec, n, &out->step_ms, &out->step_p90_ms);
@@ -497,7 +499,8 @@ static dass_status measure(bench *b, bool ops, dass_bench_step *out)
 dass_status dass_bench_step_run(const dass_config *c, const dass_bench_step_options *opt, dass_bench_step *out)
 {
     memset(out, 0, sizeof *out);
-    bench b = {.cfg = c, .peak = opt->peak.rows > 0 ? opt->peak : DASS_PEAK_SIZE};
+    bench b = {.cfg = c, .exec = &opt->exec, .peak = opt->peak.rows > 0 ? opt->peak : DASS_PEAK_SIZE};
+    b.enough_sec = opt->enough_sec > 0 ? opt->enough_sec : ENOUGH_SEC;
     DASS_TRY(dass_config_check(c));
     DASS_TRY(find_stage(opt->stage, &b.stage));
     out->stage = stage_words[b.stage];

@@ -19,6 +19,8 @@ typedef enum option_id {
     OPTION_JSON,
     OPTION_OPS,
     OPTION_STAGE,
+    OPTION_NO_RECORD,
+    OPTION_NO_MERGE,
     OPTION_EXECUTION,
     OPTION_RESTART,
     OPTION_GUARD,
@@ -43,6 +45,8 @@ static const struct {
     {"--json", NULL, NULL, DASS__OPT_JSON, "one JSON object a line on stdout"},
     {"--ops", NULL, NULL, DASS__OPT_OPS, "time per operation, against the machine's peaks"},
     {"--stage", NULL, "NAME", DASS__OPT_STAGE, "which step: dense (default), score or finetune"},
+    {"--no-record", NULL, NULL, DASS__OPT_STAGE, "of step: a device is given every launch, and replays nothing"},
+    {"--no-merge", NULL, NULL, DASS__OPT_STAGE, "of step: every node of the graph is a launch of its own"},
     {"--execution", NULL, "LIST", DASS__OPT_EXECUTION,
      "of latency: dense (default), library, sparse, block; dense is timed along"},
     {"--restart", NULL, NULL, DASS__OPT_RESTART, "remove the run that -o DIR holds; without it, that run goes on"},
@@ -141,6 +145,12 @@ static dass_status apply_option(dass__opts *o, option_id id, const char *value)
         break;
     case OPTION_STAGE:
         o->stage = value;
+        break;
+    case OPTION_NO_RECORD:
+        o->no_record = true;
+        break;
+    case OPTION_NO_MERGE:
+        o->no_merge = true;
         break;
     case OPTION_EXECUTION:
         o->execution = value;
