@@ -41,6 +41,7 @@ typedef struct dass__opts {
     dass_text set_text[DASS__MAX_WORDS];
     int n_sets;
     const char *out_dir, *device, *stage, *execution;
+    double seconds; /* 0: not given */
     bool json, ops, guard, coverage, quiet, restart, help, no_record, no_merge;
     char line[DASS__COMMAND_LINE]; /* the command as typed */
 } dass__opts;

@@ -280,7 +280,8 @@ static dass_status bench_step(dass__opts *o, dass_config *c)
     DASS_TRY(dass__check_use(c, NULL, DASS_USE_TRAIN | DASS_USE_PRUNE));
     const dass_bench_step_options opt = {.stage = o->stage != NULL ? o->stage : "dense",
                                          .ops = o->ops,
-                                         .exec = {.no_capture = o->no_record, .no_merge = o->no_merge}};
+                                         .exec = {.no_capture = o->no_record, .no_merge = o->no_merge},
+                                         .enough_sec = o->seconds};
     DASS_TRY(dass_bench_step_run(c, &opt, &b));
     if (o->json)
         return print_json(&b);

@@ -2,6 +2,7 @@
  * from the same tables. Runs no command.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
@@ -21,6 +22,7 @@ typedef enum option_id {
     OPTION_STAGE,
     OPTION_NO_RECORD,
     OPTION_NO_MERGE,
+    OPTION_SECONDS,
     OPTION_EXECUTION,
     OPTION_RESTART,
     OPTION_GUARD,
@@ -47,6 +49,7 @@ static const struct {
     {"--stage", NULL, "NAME", DASS__OPT_STAGE, "which step: dense (default), score or finetune"},
     {"--no-record", NULL, NULL, DASS__OPT_STAGE, "of step: a device is given every launch, and replays nothing"},
     {"--no-merge", NULL, NULL, DASS__OPT_STAGE, "of step: every node of the graph is a launch of its own"},
+    {"--seconds", NULL, "N", DASS__OPT_STAGE, "of step: no more steps are timed after this long (15)"},
     {"--execution", NULL, "LIST", DASS__OPT_EXECUTION,
      "of latency: dense (default), library, sparse, block; dense is timed along"},
     {"--restart", NULL, NULL, DASS__OPT_RESTART, "remove the run that -o DIR holds; without it, that run goes on"},
@@ -113,6 +116,15 @@ static dass_status add_set(dass__opts *o, const char *key, const char *value)
     return DASS_OK;
 }
 
+static dass_status parse_seconds(const char *value, double *out)
+{
+    char *end = NULL;
+    *out = strtod(value, &end);
+    if (*end != '\0' || !(*out > 0.0 && *out <= 86400.0))
+        return DASS_FAIL(DASS_ARG, "--seconds %.40s: not a number above 0 and up to 86400", value);
+    return DASS_OK;
+}
+
 static dass_status apply_option(dass__opts *o, option_id id, const char *value)
 {
     switch (id) {
@@ -152,6 +164,8 @@ static dass_status apply_option(dass__opts *o, option_id id, const char *value)
     case OPTION_NO_MERGE:
         o->no_merge = true;
         break;
+    case OPTION_SECONDS:
+        return parse_seconds(value, &o->seconds);
     case OPTION_EXECUTION:
         o->execution = value;
         break;

@@ -12,6 +12,7 @@ try search --devise host
 try plan --set
 try plan --set net.chanels=16
 try plan --set net.channels=many
+try bench step --seconds 0
 try plan -c missing.yaml
 try plan --device gpu
 printf 'net:\n  channels: 16\n  channels: 8\n' >twice.yaml
