@@ -7,6 +7,7 @@
 #   MODE=release|debug|asan|ubsan|tsan|cover|fuzz   ONEDNN=auto|0|1   MPI=auto|0|1   CUDA=auto|0|1   WERROR=0|1   V=0|1
 #   GENCODE=80 90 100 120 (compute capabilities of the CUDA plugin; the last is added as PTX)   CUDA_HOME=/usr/local/cuda
 #   CUDA_INC, CUDA_LIB (folders, where the CUDA libraries are not the toolkit's)   DOUBLE=1|0 (also build the tests' double)
+#   NVWERROR=1|0 (nvcc's and ptxas' warnings, spills among them, are errors)
 #   DEPS=folder with include and lib of the other libraries, where the system has no packages (`make gpu-deps` fills one)
 #   O=build (root of all outputs)   PREFIX=/usr/local   DESTDIR=   JOBS=<cores, for demo/test/asan/...>
 
@@ -20,6 +21,7 @@ ONEDNN  ?= auto
 MPI     ?= auto
 CUDA    ?= auto
 WERROR  ?= 0
+NVWERROR ?= 1
 V       ?= 0
 O       ?= build
 PREFIX  ?= /usr/local
@@ -264,8 +266,10 @@ $(help_obj) $(test_src:%.c=$(B)/%.o): extra := -Itests
 # The plugin's C objects are built once and linked into both libraries.
 $(cuda_obj): extra := -fPIC -fvisibility=hidden $(cuda_inc) -I.
 
-refuse_spills := -Xptxas -warn-spills -Werror all-warnings
-nv_flags  := -std=c++17 -O3 -lineinfo -Ikernels -Iinclude -Xcompiler -fPIC,-fvisibility=hidden $(refuse_spills) \
+# The objects refuse to be built with a spill. NVWERROR=0 is the way back on a machine whose nvcc warns of more; it is
+# left out of $(B)/gencode, so that what was built without warnings stays.
+warn_spills := -Xptxas -warn-spills $(if $(filter 0,$(NVWERROR)),,-Werror all-warnings)
+nv_flags  := -std=c++17 -O3 -lineinfo -Ikernels -Iinclude -Xcompiler -fPIC,-fvisibility=hidden \
              $(foreach a,$(GENCODE),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(GENCODE)),code=compute_$(lastword $(GENCODE))
 cxx_flags := -std=gnu++17 $(filter-out -O3,$(opt_$(MODE))) $(if $(filter -O3,$(opt_$(MODE))),-O2) \
@@ -275,12 +279,12 @@ CXX_      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 
 $(B)/kernels/%.gpu.o: kernels/%.cu $(B)/config $(B)/gencode | $(dirs)
 	$(call say,NVCC,$<)
-	$(Q)$(NVCC) $(nv_flags) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	$(Q)$(NVCC) $(nv_flags) $(warn_spills) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
-# What ptxas says of the kernels, spills and all; the objects above refuse to be built with one.
+# What ptxas says of the kernels, spills and all.
 $(B)/kernels/%.ptxas: kernels/%.cu $(B)/config $(B)/gencode | $(dirs)
 	$(call say,PTX,$<)
-	$(Q)$(NVCC) $(subst $(refuse_spills),,$(nv_flags)) -Xptxas -v -MMD -MP -MF $@.d -MT $@ -fatbin -o $@.fatbin $< \
+	$(Q)$(NVCC) $(nv_flags) -Xptxas -v -MMD -MP -MF $@.d -MT $@ -fatbin -o $@.fatbin $< \
 	    >$@.log 2>&1 || { cat $@.log; exit 1; }
 	$(Q)rm -f $@.fatbin && mv $@.log $@
 -include $(wildcard $(B)/kernels/*.ptxas.d)
@@ -378,7 +382,7 @@ suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=$(CURDIR)/%) PLANS=
          tests/run.sh $(tests) $(dnn_tests)
 
 .PHONY: demo check test run-tests run-check asan ubsan tsan fuzz run-fuzz ptxas plans-all lint format golden bench \
-        install clean setup help gpu-check gpu-deps
+        install clean setup help gpu-check gpu-deps gpu-programs carry
 demo: ## set up, build, and run the demonstration (a few minutes)
 	@tools/setup.sh build
 	@$(again) all
@@ -442,12 +446,32 @@ format: ## apply .clang-format to the C sources
 	@tools/setup.sh format
 	clang-format -i $(wildcard include/dass/*.h src/*/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
-gpu-check: ## on a machine with a GPU: build, device tests, sanitizers, timings; results in bench/ (some 8 minutes)
-	@$(PYTHON) tools/gpu_check.py $(DEPS:%=--deps %)
+gpu-check: ## on a machine with a GPU: build, tests, timings, sanitizers; results in OUT=bench (MINUTES=8, PARTS=)
+	@$(PYTHON) tools/gpu_check.py --build $(O) $(DEPS:%=--deps %) $(OUT:%=--out %) $(MINUTES:%=--minutes %) \
+	    $(PARTS:%=--parts %)
 
+# What gpu_check.py runs beside the program and the plugin.
+gpu_tests := $(foreach t,test_smoke test_ops test_device test_infer test_bench cudnn_plans/list_convs \
+             cudnn_plans/live_plans,$(B)/tests/$(t))
+gpu-programs: $(gpu_tests)
+
+# Where the CUDA toolkit is, the same programs go along as they are, for a machine where the build fails.
 gpu-deps: ## gather in build/deps what a GPU machine without packages needs to build: copy it there, DEPS=build/deps
 	@tools/setup.sh build test
 	@tools/gpu_deps.sh $(O)/deps
+	@$(again) O=$(O)/carry ONEDNN=0 MPI=0 DOUBLE=0 GENCODE=90 DEPS=$(O)/deps carry
+
+ifneq ($(plugin),)
+carry: all $(gpu_tests)
+	@for f in $(B)/dass $(plugin) $(gpu_tests); do \
+	    to=$(DEPS)/carried/$${f#$(B)/}; install -D -m 755 "$$f" "$$to" && strip -g "$$to" || exit 1; \
+	done
+	@printf '%s\n' '$(build_id)' >$(DEPS)/carried/commit
+	@du -sh $(DEPS) | sed 's/^/gpu_deps: with the programs for sm_90: /'
+else
+carry:
+	@echo 'gpu_deps: no CUDA toolkit with its libraries here, so no programs go along'
+endif
 
 golden: ## make the golden files of tests/golden anew (needs PyTorch; PYTHON=/usr/bin/python3 if that has it)
 	$(PYTHON) tools/golden --out tests/golden

@@ -1,38 +1,45 @@
 #!/usr/bin/env python3
-"""What only a GPU can settle, in one run: build, numbers, races, repeatability, speed.
+"""What only a GPU can settle, in one run: build, smoke, speed, numbers, races, repeatability.
 
     tools/gpu_check.py [--deps FOLDER] [--out bench] [--minutes 8] [--commit NAME] [--parts latency,torch]
                                                                                       what `make gpu-check` does
-    tools/gpu_check.py --double --out FOLDER                                          in small, on the tests' double
+    tools/gpu_check.py --double --out FOLDER              in small, on the tests' double, once `make tests` has built it
 
 Needs the CUDA toolkit's nvcc, a C compiler, make and a driver. cuDNN, cuBLASLt and cuSPARSE may lie in the toolkit, in
 the system's folders or in Python's packages (nvidia/*). --deps: the folder that `make gpu-deps` fills on a machine with
-packages. Sanitizers and PyTorch are used where they are found. Leaves OUT/gpu-DEVICE-COMMIT.json with everything, .md
-with what a person reads. Every step has a limit of its own, and none begins when the minutes are spent: it is then
-listed as not run; --parts takes some of them, in a second run what a first had no time for. Exits 1 when a step
-failed.
+packages; the programs that it carries run where the build fails. Sanitizers, ncu and PyTorch are used where they are.
+
+Leaves OUT/gpu-DEVICE-COMMIT.json with everything, .md with what a person reads, .log with what was printed, whole after
+every step. A step has a limit of its own; past it all its processes are ended and the next begins; none begins when the
+minutes are spent. A device's test that is skipped has failed. --parts takes some of the steps, in a second run what a
+first had no time for. Exits 1 when a step failed, ran out of time or was not run, 128 + number when a signal ended it.
 """
 import argparse
+import csv
 import filecmp
+import functools
 import glob
 import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import time
+
+from gpu_report import Report, summary
+from gpu_run import FAILED, NOT_RUN, OK, Runner, Step, Stopped, json_lines, stop_at_signals, words_of
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BUILD = os.path.join("build", "release")
-STAGES = ("dense", "score", "finetune")
+PARTS = ("smoke", "dense", "ways", "ncu", "torch", "latency", "stages", "tests", "repeat", "sanitizers")
+DOUBLE_PARTS = ("smoke", "dense", "tests", "repeat")
 SEARCH = ["-c", "configs/search_cifar10.yaml"]
 SMALL = ["--set", "net.channels=4", "--set", "net.layers=3", "--set", "net.nodes=1", "--set", "net.image=8", "--set",
          "train.batch=4"]
-PARTS = ("numbers", "repeat", "times", "latency", "torch", "sanitizers")
-CIFAR_STEPS = 390 * 50  # of the 50-epoch search: 25,000 training images, batch 64
+ONE_CONV = ("forward n=64 ic=48 ih=32 iw=32 oc=64 kh=3 kw=3 stride=1 pad=1 dil=1 groups=1 bias=0 act=none "
+            "precision=fp32\n")
 
 
 def say(text):
@@ -41,7 +48,8 @@ def say(text):
 
 def output_of(*argv):
     try:
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              universal_newlines=True, timeout=60)
         return done.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -68,13 +76,16 @@ def wheel_folders():
     return sorted(d for r in roots for d in glob.glob(os.path.join(r, "*")) if os.path.isdir(d))
 
 
-def cuda_folders(home):
-    """CUDA_INC and CUDA_LIB for make. What has a version in its name only gets a link without it in build/cuda."""
-    of_home = [os.path.join(home, d) for d in ("lib64", "lib", "targets/x86_64-linux/lib")]
-    places = [(os.path.join(home, "include"), of_home)]
+def cuda_folders(home, build):
+    """CUDA_INC and CUDA_LIB for make as lists, and what was not found. What has a version in its name only gets a link
+    without it in BUILD/cuda."""
+    places = []
+    if home:
+        of_home = [os.path.join(home, d) for d in ("lib64", "lib", "targets/x86_64-linux/lib")]
+        places.append((os.path.join(home, "include"), of_home))
     places.append(("/usr/include", ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"]))
     places += [(os.path.join(w, "include"), [os.path.join(w, "lib")]) for w in wheel_folders()]
-    links = os.path.join(ROOT, "build", "cuda")
+    links = os.path.abspath(os.path.join(build, "cuda"))
     shutil.rmtree(links, ignore_errors=True)
     for d in ("include", "lib"):
         os.makedirs(os.path.join(links, d))
@@ -83,323 +94,384 @@ def cuda_folders(home):
         inc = next((i for i, _ in places if os.path.exists(os.path.join(i, header))), None)
         files = (f for _, ls in places for l in ls for f in sorted(glob.glob(os.path.join(l, f"lib{name}.so*"))))
         found = next(files, None)
+        if found is not None:
+            os.symlink(os.path.realpath(found), os.path.join(links, "lib", f"lib{name}.so"))
+            if os.path.dirname(found) not in lib_dirs:
+                lib_dirs.append(os.path.dirname(found))
         if inc is None or found is None:
-            missing.append(f"{header if inc is None else 'lib' + name + '.so'}")
-            continue
-        os.symlink(os.path.realpath(found), os.path.join(links, "lib", f"lib{name}.so"))
-        if os.path.dirname(found) not in lib_dirs:
-            lib_dirs.append(os.path.dirname(found))
-        if inc not in (places[0][0], "/usr/include"):  # only the headers asked for, and their companions
+            missing.append(header if inc is None else f"lib{name}.so")
+        elif inc not in (places[0][0], "/usr/include"):  # only the headers asked for, and their companions
             for h in glob.glob(os.path.join(inc, "*")):
                 to = os.path.join(links, "include", os.path.basename(h))
                 if not os.path.exists(to):
                     os.symlink(h, to)
-    if missing:
-        sys.exit("gpu-check: not found in the toolkit, the system or Python's packages: " + ", ".join(missing))
-    return f"{places[0][0]} {os.path.join(links, 'include')}", " ".join(lib_dirs)
+    return [places[0][0], os.path.join(links, "include")], lib_dirs, missing
 
 
-# ---- steps -----------------------------------------------------------------------------------------------------------
+# ---- the programs: built here, or carried along ----------------------------------------------------------------------
 
 
-class Check:
-    def __init__(self, args):
-        self.args = args
-        self.steps = []
-        self.end = time.time() + 60 * args.minutes
-        self.work = tempfile.mkdtemp(prefix="gpu_check.")
-        self.env = dict(os.environ, DASS_CUDNN_CACHE=os.path.join(self.work, "plans"))
-        if args.double:
-            self.env["DASS_CUDA_PLUGIN"] = os.path.join(ROOT, BUILD, "tests", "libdass_fakecuda.so")
-            self.env["DASS_TEST_SHORT"] = "1"
+def kit_of(folder, tests, plugin, fake=False):
+    """What {words} in the commands of steps stand for."""
+    live = os.path.join(tests, "fakecuda" if fake else "cudnn_plans", "live_plans")
+    return {"dass": os.path.join(folder, "dass"), "tests": tests, "plugin": os.path.abspath(plugin),
+            "live_plans": live}
 
-    def step(self, name, argv, limit, read=None, stdin=None, env=None, may_fail=False):
-        """Run a command. read(stdout) makes the step's result. Returns it, or None."""
-        row = {"name": name, "command": " ".join(argv)}
-        self.steps.append(row)
-        left = self.end - time.time()
-        if left < 5:
-            row["state"] = "not run: the time is spent"
+
+class Programs:
+    def __init__(self, args, runner, report):
+        self.args, self.runner, self.report = args, runner, report
+        release = os.path.join(args.build, "release")
+        self.built = kit_of(args.build, os.path.join(release, "tests"), os.path.join(release, "libdass_cuda.so"))
+        self.carried = None
+        if args.deps:
+            folder = os.path.join(os.path.abspath(args.deps), "carried")
+            self.carried = kit_of(folder, os.path.join(folder, "tests"), os.path.join(folder, "libdass_cuda.so"))
+
+    def make_words(self, inc, lib):
+        words = ["make", "-k", f"-j{os.cpu_count()}", f"O={self.args.build}", "CUDA=1", "DOUBLE=0", "MPI=0",
+                 f"GENCODE={self.args.gencode}", f"CUDA_HOME={self.args.home}", f"CUDA_INC={' '.join(inc)}",
+                 f"CUDA_LIB={' '.join(lib)}"]
+        words += [f"DEPS={self.args.deps}"] if self.args.deps else []
+        return words + ["all", "gpu-programs"]
+
+    def programs(self, steps):
+        """Of the tests; `make gpu-programs` makes them."""
+        return {w for s in steps for w in words_of(s.argv or (), self.built) if w.startswith(self.built["tests"])}
+
+    def build(self, steps):
+        """Build, as the project does and then with warnings allowed. What could be made is then there, and nothing
+        else: products of an earlier build go first."""
+        inc, lib, missing = cuda_folders(self.args.home, self.args.build)
+        self.libraries = lib
+        if not self.args.home:
+            steps[0].why = "no nvcc in CUDA_HOME, /usr/local/cuda, /opt/cuda or on the path"
+            return
+        if missing:
+            steps[0].state = FAILED
+            steps[0].why = "not found in the toolkit, the system or Python's packages: " + ", ".join(missing)
+            return
+        for f in {self.built["dass"], self.built["plugin"], *self.programs(steps)}:
+            if os.path.lexists(f):
+                os.unlink(f)
+        steps[0].argv = self.make_words(inc, lib)
+        self.runner.run(steps[0])
+        if steps[0].state != FAILED:
+            return
+        again = Step("build", "build with the device compiler's warnings allowed", steps[0].argv + ["NVWERROR=0"], 240)
+        steps.insert(1, again)
+        self.runner.run(again)
+        if again.state == OK:
+            self.report.head["notes"].append("The device code was built with warnings allowed: the first build says "
+                                             "which there are.")
+
+    def choose(self):
+        """The kit that runs, or None: what was built here, if program and plugin are there, else what was carried."""
+        for kit, text in ((self.built, "built here"), (self.carried, "carried along, not built here")):
+            if kit and all(os.path.exists(kit[f]) for f in ("dass", "plugin")):
+                break
+        else:
             return None
-        began = time.time()
+        self.report.head["programs"] = text
+        if kit is self.carried:
+            self.unpack()
+        return kit
+
+    def unpack(self):
+        """Bits of execution and links may have got lost on the way; the libraries are where they are here."""
+        folder = os.path.dirname(self.carried["dass"])
+        for f in glob.glob(os.path.join(folder, "**", "*"), recursive=True):
+            if os.path.isfile(f) and not os.access(f, os.X_OK):
+                os.chmod(f, 0o755)
+        paths = [os.path.join(os.path.abspath(self.args.deps), "lib"), *self.libraries]
+        self.runner.env["LD_LIBRARY_PATH"] = ":".join(filter(None, [*paths, os.environ.get("LD_LIBRARY_PATH")]))
         try:
-            done = subprocess.run(argv, cwd=ROOT, env={**self.env, **(env or {})}, text=True, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, timeout=min(limit, left), input=stdin)
-            row["seconds"] = round(time.time() - began, 1)
-            row["state"] = "ok" if done.returncode == 0 else f"failed with status {done.returncode}"
-            out, err = done.stdout, done.stderr
-        except subprocess.TimeoutExpired:
-            row["state"] = f"not finished in {min(limit, left):.0f} s"
-            out = err = ""
-        except OSError as e:
-            row["state"] = f"not run: {e.strerror}"
-            out = err = ""
-        if row["state"] != "ok":
-            row["output"] = (out[-3000:] + err[-3000:]).splitlines()[-60:]
-        row["counts"] = not may_fail
-        say(f"{name}: {row['state']}")
-        if read is None or not out:
-            return None
-        try:
-            row["result"] = read(out + ("\n" + err if read is test_lines else ""))
-        except (ValueError, KeyError, TypeError) as e:
-            row["state"] = f"its output was not understood: {e}"
-            row["output"] = out.splitlines()[-20:]
-            return None
-        return row["result"]
-
-    def same(self, name, a, b, files):
-        """A step of its own: the files of two runs are the same bytes."""
-        row = {"name": name, "command": f"cmp of {', '.join(files)}", "counts": True, "seconds": 0.0}
-        differ = [f for f in files
-                  if not (os.path.exists(os.path.join(a, f)) and os.path.exists(os.path.join(b, f))
-                          and filecmp.cmp(os.path.join(a, f), os.path.join(b, f), shallow=False))]
-        row["state"] = "ok" if not differ else "failed: " + ", ".join(differ) + " differ"
-        self.steps.append(row)
-        say(f"{name}: {row['state']}")
-
-    def failed(self):
-        return [s for s in self.steps if s["state"] != "ok" and s.get("counts", True)]
+            with open(os.path.join(folder, "commit")) as f:
+                commit = f.read().strip()
+        except OSError:
+            commit = "unknown"
+        self.report.head["notes"].append(f"The programs were carried along; they are of commit {commit}.")
 
 
-def test_lines(out):
-    telling = re.compile(r"cases|largest error|\[  (PASSED|FAILED)|ERROR SUMMARY|RACECHECK")
-    return [line.strip() for line in out.splitlines() if telling.search(line)]
+# ---- what is missing on this machine ---------------------------------------------------------------------------------
 
 
-def dass(*words):
-    return [os.path.join("build", "dass"), *words]
+def tool(name):
+    of_home = os.path.join(cuda_home() or "", "bin", name)
+    return shutil.which(name) or (of_home if os.path.exists(of_home) else None)
 
 
-def program(name):
-    return os.path.join(BUILD, "tests", name)
+def needs_tool(name):
+    return None if tool(name) else f"{name} is not on the path"
 
 
-def build(check, home):
-    targets = [program(t) for t in ("test_ops", "test_device", "test_bench", "cudnn_plans/list_convs")]
-    words = ["make", f"-j{os.cpu_count()}", "CUDA=1", f"GENCODE={check.args.gencode}"]
-    if check.args.double:
-        words += ["WERROR=1"] if os.environ.get("WERROR") == "1" else []
-        targets += [program("libdass_fakecuda.so"), program("fakecuda/live_plans")]
-    else:
-        inc, lib = cuda_folders(home)
-        words += ["DOUBLE=0", "MPI=0", f"CUDA_HOME={home}", f"CUDA_INC={inc}", f"CUDA_LIB={lib}"]
-        targets += [program("cudnn_plans/live_plans")]
-    if check.args.deps:
-        words += [f"DEPS={check.args.deps}"]
-    check.step("build", words + ["all"] + targets, 300)
+def needs_torch():
+    return None if importlib.util.find_spec("torch") else "this Python has no torch"
 
 
-def numbers(check):
-    """Agreement with the reference, the card's plans, capture and repeatability."""
-    only = {"DASS_TEST_BACKEND": "cuda"}
-    if not check.args.double:  # there they are tests of `make test`
-        check.step("operations agree with the reference", [program("test_ops")], 120, test_lines, env=only)
-        check.step("whole steps agree; merged, recorded and twice are the same bytes", [program("test_device")], 240,
-                   test_lines)
-    lines = output_of(os.path.join(ROOT, program("cudnn_plans/list_convs")),
-                      *sorted(glob.glob(os.path.join(ROOT, "configs", "*.yaml")))).splitlines()
-    tool, more = program("cudnn_plans/live_plans"), []
-    if check.args.double:
-        lines = [re.sub(" n=[0-9]+", " n=2", l) for l in lines[::120]]
-        tool, more = program("fakecuda/live_plans"), ["--card", "tests/cudnn_plans/h100.json"]
-    else:
-        lines = lines[::24]
-    check.step("plans for this card and for a described H100", [tool, "tests/cudnn_plans/h100.json", *more], 90,
-               json.loads, "\n".join(lines) + "\n")
+# ---- the steps -------------------------------------------------------------------------------------------------------
 
 
-def sanitizers(check):
-    tool = shutil.which("compute-sanitizer") or os.path.join(cuda_home() or "", "bin", "compute-sanitizer")
-    only = {"DASS_TEST_BACKEND": "cuda", "DASS_TEST_SHORT": "1"}
-    for kind in ("memcheck", "racecheck"):
-        argv = [tool, "--tool", kind, "--error-exitcode", "9", program("test_ops")]
-        check.step(f"compute-sanitizer {kind}", argv, 150, test_lines, env=only)
+def smoke(args, folder):
+    for name, test in (("a device is found", "a_device_is_found"), ("one kernel", "one_kernel"),
+                       ("one product", "one_product"), ("capture and replay", "capture_and_replay"),
+                       ("a copy of 64 megabytes", "a_copy_of_64_megabytes")):
+        yield Step("smoke", f"smoke: {name}", ["{tests}/test_smoke", test], 60, tests=True)
+    conv = re.sub("n=64 ic=48 ih=32 iw=32", "n=1 ic=16 ih=8 iw=8", ONE_CONV) if args.double else ONE_CONV
+    yield Step("smoke", "smoke: one convolution's plans, of the card, described, and read back",
+               plans_command(args), 90, json.loads, stdin=conv)
 
 
-def repeat_search(check):
-    size = ["--set", "data.limit=1024", "--set", "data.test_limit=64", "--set", "search.epochs.pretrain=1"]
-    if check.args.double:
-        size = ["--set", "data.limit=16", "--set", "data.test_limit=8", "--set", "search.epochs.pretrain=1", *SMALL]
-    folders = [os.path.join(check.work, f"search{i}") for i in (1, 2)]
-    for i, folder in enumerate(folders):
-        words = ["-c", "configs/demo.yaml", "--set", "data.name=random", *size]
-        check.step(f"a search, run {i + 1}",
-                   dass("search", *words, "--device", "cuda", "--quiet", "-o", folder), 90)
-    first = ["a run folder"]
-    if os.path.isdir(folders[0]):
-        first = sorted(f for f in os.listdir(folders[0])
-                       if f.endswith((".safetensors", ".jsonl")) or f == "genotype.json")
-    check.same("the same search twice gives the same bytes", *folders, [f for f in first if not f.startswith("times")])
+def plans_command(args):
+    more = ["--card", "tests/cudnn_plans/h100.json"] if args.double else []
+    return ["{live_plans}", "tests/cudnn_plans/h100.json", *more]
 
 
-def timings(check):
-    out = {}
-    size = SMALL if check.args.double else []
-    precisions = ("fp32", "bf16") if check.args.double else ("fp32", "tf32", "bf16")
-    for precision in precisions:
-        for stage in STAGES[:1] if check.args.double else STAGES:
-            ops = ["--ops"] if stage == "dense" and not check.args.double else []
-            r = check.step(f"search step, {stage}, {precision}",
-                           dass("bench", "step", *SEARCH, *size, "--device", "cuda", "--stage", stage, "--set",
-                                f"run.precision={precision}", "--json", *ops), 60, json.loads)
-            out[f"{stage} {precision}"] = r
-    return out
+def step_time(args, part, stage, precision, more=(), name="", limit=60):
+    size = SMALL if args.double else []
+    return Step(part, f"search step, {stage}, {precision}{name}",
+                ["{dass}", "bench", "step", *SEARCH, *size, "--device", "cuda", "--stage", stage, "--set",
+                 f"run.precision={precision}", "--seconds", "3", "--json", *more], limit, read_step,
+                key=f"{stage} {precision}{name}")
 
 
-def json_lines(out):
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+def read_step(text):
+    row = json.loads(text)
+    return row if row["step_ms"] > 0 else None
 
 
-def latencies(check):
+def dense(args, folder):
+    for precision in ("fp32", "bf16") if args.double else ("fp32", "tf32", "bf16"):
+        yield step_time(args, "dense", "dense", precision, [] if args.double else ["--ops"], limit=120)
+
+
+def ways(args, folder):
+    for words, name in ((["--no-record"], ", not recorded"), (["--no-merge"], ", not merged"),
+                        (["--no-record", "--no-merge"], ", neither recorded nor merged")):
+        yield step_time(args, "ways", "dense", "fp32", words, name)
+
+
+def stages(args, folder):
+    for precision in ("fp32", "tf32", "bf16"):
+        for stage in ("score", "finetune"):
+            yield step_time(args, "stages", stage, precision)
+
+
+def read_ncu(text):
+    """Rows of `ncu --csv --page details`, one for each kernel."""
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith('"ID"'))
+    kernels = {}
+    for row in csv.DictReader(lines[first:]):
+        k = kernels.setdefault(row["ID"], {"kernel": row["Kernel Name"], "grid": row["Grid Size"],
+                                           "block": row["Block Size"], "metrics": {}})
+        if row["Metric Name"]:
+            k["metrics"][row["Metric Name"]] = f"{row['Metric Value']} {row['Metric Unit']}".strip()
+    return list(kernels.values())
+
+
+def ncu(args, folder):
+    """Ten launches in a row of the first step, which is not recorded: forward, from some way into it."""
+    yield Step("ncu", "Nsight Compute on ten kernels",
+               ["ncu", "--csv", "--page", "details", "--launch-skip", "200", "--launch-count", "10", "--kill", "yes",
+                "--kernel-name", "regex:dwpw|depthwise|sum|norm|bn|pool", "{dass}", "bench", "step", *SEARCH,
+                "--device", "cuda", "--json"],
+               120, read_ncu, counts=False, needs=functools.partial(needs_tool, "ncu"))
+
+
+def torch_times(args, folder):
+    base = [sys.executable, "tools/torch_step.py", "--device", "cuda", "--rounds", "3", "--json", "--dass", "{dass}"]
+    for name, more, limit in (("eager fp32", [], 90), ("eager tf32", ["--tf32"], 90), ("eager bf16", ["--bf16"], 90),
+                              ("eager in a graph, tf32", ["--tf32", "--cuda-graph"], 90),
+                              ("eager in a graph, bf16", ["--bf16", "--cuda-graph"], 90),
+                              ("compiled tf32", ["--tf32", "--compile"], 200)):
+        yield Step("torch", f"PyTorch, {name}", base + more, limit, json.loads, counts=False, needs=needs_torch,
+                   key=name)
+
+
+def latency(args, folder):
     """MobileNet-v2 at 224 x 224: dense, cuSPARSE, our products, our blocks, interleaved in one process."""
-    rows = []
-    if check.args.double:  # hundreds of answers: minutes on the double, whose network test_infer has run
-        return rows
     everything = "dense,library,sparse,block"
     kinds = (("fp32", everything, (0.1, 0.05, 0.02, 0.01)), ("tf32", "dense", (0.1,)),
              ("bf16", everything, (0.1, 0.02)))
     for batch in (1, 32):
         for precision, execution, densities in kinds:
             for density in densities:
-                r = check.step(f"latency of MobileNet-v2, batch {batch}, {precision}, density {density}",
-                               dass("bench", "latency", "--net", "mobilenet_v2", "--set", "net.form=imagenet", "--set",
-                                    "net.image=224", "--set", "net.classes=1000", "--set", f"bench.batch={batch}",
-                                    "--set", f"prune.density={density}", "--set", f"run.precision={precision}",
-                                    "--execution", execution, "--device", "cuda", "--json"),
-                               120 if precision == "bf16" else 60, json_lines)  # engines compiled for each shape
-                rows += [dict(row, density=density) for row in r or []]
-    return rows
+                yield Step("latency", f"latency of MobileNet-v2, batch {batch}, {precision}, density {density}",
+                           ["{dass}", "bench", "latency", "--net", "mobilenet_v2", "--set", "net.form=imagenet",
+                            "--set", "net.image=224", "--set", "net.classes=1000", "--set", f"bench.batch={batch}",
+                            "--set", f"prune.density={density}", "--set", f"run.precision={precision}",
+                            "--execution", execution, "--device", "cuda", "--json"],
+                           120 if precision == "bf16" else 60,  # engines compiled for each shape
+                           json_lines, key=str(density))
 
 
-def torch_times(check):
-    if check.args.double or importlib.util.find_spec("torch") is None:
-        say("PyTorch: not compared")
-        return {}
-    base = [sys.executable, "tools/torch_step.py", "--device", "cuda", "--rounds", "3", "--json"]
-    out = {}
-    for name, more, limit in (("eager fp32", [], 90), ("eager tf32", ["--tf32"], 90), ("eager bf16", ["--bf16"], 90),
-                              ("compiled tf32", ["--tf32", "--compile"], 200)):
-        out[name] = check.step(f"PyTorch, {name}", base + more, limit, json.loads, may_fail=True)
-    return out
-
-
-# ---- what a person reads ---------------------------------------------------------------------------------------------
-
-
-def markdown(report):
-    m = report["machine"]
-    lines = [f"# {m['device']}, dass {report['commit']}", "",
-             f"{report['date']}. Driver {m['driver'] or '-'}, {m['nvcc'] or 'no nvcc'}, {m['cpus']} processors.",
-             f"Reproduce: `make gpu-check`, or `{' '.join(sys.argv)}`. "
-             f"{len(report['failed'])} of {len(report['steps'])} steps failed.", ""]
-    lines += ["| step | state | seconds |", "|---|---|---|"]
-    lines += [f"| {s['name']} | {s['state']} | {s.get('seconds', '')} |" for s in report["steps"]]
-    lines += ["", "## Search step of the CIFAR-10 supernet (C=16, 8 cells, batch 64)", "",
-              "| stage, precision | whole, ms (median, p90) | weights, alphas alone | images/s | 50 epochs, minutes |",
-              "|---|---|---|---|---|"]
-    for name, r in report["timings"].items():
-        if r:
-            lines.append(f"| {name} | {r['step_ms']:.3f}, {r['step_p90_ms']:.3f} | {r['weight_step_ms']:.3f}, "
-                         f"{r['arch_step_ms']:.3f} | {r['images_per_s']:.0f} | "
-                         f"{r['step_ms'] * CIFAR_STEPS / 6e4:.1f} |")
-    for name, r in report["torch"].items():
-        if r:
-            lines.append(f"| PyTorch {r['torch']}, {name}, over ours (median, best) | {r['torch_ms']['median']:.3f} | "
-                         f"{r['ratio']['median']:.2f}, {r['ratio']['best']:.2f} times | | "
-                         f"{r['torch_ms']['median'] * CIFAR_STEPS / 6e4:.1f} |")
-    if report["latency"]:
-        lines += ["", "## Latency of MobileNet-v2, 224 x 224, random weights pruned by magnitude", "",
-                  "| batch | precision | density | by | median, ms | p10, p99 | over dense, best, median | dense, "
-                  "sparse, blocks |", "|---|---|---|---|---|---|---|---|"]
-        for r in report["latency"]:
-            times = f"{r['dense_over_best']:.2f}, {r['dense_over_median']:.2f}" if "dense_over_best" in r else "-"
-            parts = f"{r['dense_convolutions']}, {r['sparse_products']}, {r['blocks']}" if "blocks" in r else "all"
-            lines.append(f"| {r['batch']} | {r['precision']} | {r['density']} | {r['execution']} | "
-                         f"{r['median_ms']:.3f} | {r['p10_ms']:.3f}, {r['p99_ms']:.3f} | {times} | {parts} |")
-    for name, r in report["timings"].items():
-        if r and "top" in r:
-            p = r["peak"]
-            lines += ["", f"## The launches that take longest: {name}", "",
-                      f"Ceilings measured in the same run: {p['gflops']:.0f} GFLOP/s (a large product of the library), "
-                      f"{p['read_gbs']:.0f} GB/s read, {p['copy_gbs']:.0f} GB/s copied. All nodes alone: "
-                      f"{r['ops_ms']:.2f} ms.", "", "| us | nodes | GB/s | of roof | kernel and first node |",
-                      "|---|---|---|---|---|"]
-            lines += [f"| {1e3 * t['ms']:.1f} | {t['nodes']} | {t['gbs']:.0f} | {100 * t['of_roof']:.0f} % | "
-                      f"`{t['name']}` |" for t in r["top"][:10]]
-            lines += ["", "| share | ms | nodes | GB/s | operation |", "|---|---|---|---|---|"]
-            lines += [f"| {100 * t['share']:.1f} % | {t['ms']:.3f} | {t['nodes']} | {t['gbs']:.0f} | {t['name']} |"
-                      for t in r["ops"]]
+def convolutions(args, kit):
+    """Some of the convolutions of the shipped networks, one a line."""
+    lines = output_of(os.path.join(kit["tests"], "cudnn_plans", "list_convs"),
+                      *sorted(glob.glob(os.path.join(ROOT, "configs", "*.yaml")))).splitlines()
+    if args.double:
+        lines = [re.sub(" n=[0-9]+", " n=2", line) for line in lines[::120]]
+    else:
+        lines = lines[::24]
     return "\n".join(lines) + "\n"
+
+
+def device_tests(args, folder):
+    """Agreement with the reference, the card's plans, capture and repeatability: short tier first."""
+    only, short = {"DASS_TEST_BACKEND": "cuda"}, {"DASS_TEST_SHORT": "1"}
+    if not args.double:  # there they are tests of `make test`
+        yield Step("tests", "short: whole steps agree; merged, recorded and twice are the same bytes",
+                   ["{tests}/test_device"], 120, tests=True, env=short)
+        yield Step("tests", "operations agree with the reference", ["{tests}/test_ops"], 120, tests=True, env=only)
+        yield Step("tests", "pruned networks for latency agree", ["{tests}/test_infer"], 90, tests=True)
+    yield Step("tests", "plans for this card and for a described H100", plans_command(args), 90, json.loads,
+               stdin=lambda kit: convolutions(args, kit))
+    if not args.double:
+        yield Step("tests", "whole steps agree; merged, recorded and twice are the same bytes",
+                   ["{tests}/test_device"], 240, tests=True)
+        yield Step("tests", "what bench step measures adds up", ["{tests}/test_bench"], 120, tests=True)
+
+
+def repeat_search(args, folder):
+    size = ["--set", "data.limit=1024", "--set", "data.test_limit=64", "--set", "search.epochs.pretrain=1"]
+    if args.double:
+        size = ["--set", "data.limit=16", "--set", "data.test_limit=8", "--set", "search.epochs.pretrain=1", *SMALL]
+    folders = [os.path.join(folder, f"search{i}") for i in (1, 2)]
+    for i, to in enumerate(folders):
+        words = ["-c", "configs/demo.yaml", "--set", "data.name=random", *size]
+        yield Step("repeat", f"a search, run {i + 1}",
+                   ["{dass}", "search", *words, "--device", "cuda", "--quiet", "-o", to], 90)
+    yield Step("repeat", "the same search twice gives the same bytes", call=lambda: same_runs(*folders))
+
+
+def same_runs(a, b):
+    names = sorted(f for f in (os.listdir(a) if os.path.isdir(a) else ())
+                   if f.endswith((".safetensors", ".jsonl")) or f == "genotype.json")
+    names = [f for f in names if not f.startswith("times")]
+    if not names:
+        return FAILED, "the first run left nothing to compare"
+    differ = [f for f in names if not (os.path.exists(os.path.join(b, f)) and
+                                       filecmp.cmp(os.path.join(a, f), os.path.join(b, f), shallow=False))]
+    return (FAILED, ", ".join(differ) + " differ") if differ else (OK, "")
+
+
+def sanitizers(args, folder):
+    only = {"DASS_TEST_BACKEND": "cuda", "DASS_TEST_SHORT": "1"}
+    for kind in ("memcheck", "racecheck"):
+        yield Step("sanitizers", f"compute-sanitizer {kind}",
+                   [tool("compute-sanitizer") or "compute-sanitizer", "--tool", kind, "--error-exitcode", "9",
+                    "{tests}/test_ops"], 150, tests=True, env=only,
+                   needs=functools.partial(needs_tool, "compute-sanitizer"))
+
+
+STEPS = {"smoke": smoke, "dense": dense, "ways": ways, "ncu": ncu, "torch": torch_times, "latency": latency,
+         "stages": stages, "tests": device_tests, "repeat": repeat_search, "sanitizers": sanitizers}
+
+
+# ---- all of it -------------------------------------------------------------------------------------------------------
 
 
 def machine_of(args):
     smi = output_of("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
-    first = [w.strip() for w in smi.splitlines()[0].split(",")] if smi else ["", "", "", ""]
+    first = [w.strip() for w in smi.splitlines()[0].split(",")] if smi else []
+    if len(first) != 4:
+        first = ["unknown card" if glob.glob("/dev/nvidia[0-9]*") else "", "", "", ""]
     home = cuda_home()
     nvcc = output_of(os.path.join(home, "bin", "nvcc"), "--version") if home else ""
     return {"device": "double of an H100" if args.double else first[0], "driver": first[1], "compute_cap": first[2],
             "memory": first[3], "cpus": os.cpu_count(), "nvcc": (re.search(r"V[0-9.]+", nvcc) or [""])[0]}
 
 
-def main():
+def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--deps")
     p.add_argument("--out", default="bench")
+    p.add_argument("--build", default="build", help="folder of what is built, from the repository's root")
     p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--limit", metavar="PART=SECONDS", help="for the steps of a part, where their own is larger")
     p.add_argument("--commit", help="name of the sources, where git cannot tell")
     p.add_argument("--double", action="store_true")
     p.add_argument("--parts", default=",".join(PARTS))
     args = p.parse_args()
-    parts = args.parts.split(",")
-    if not set(parts) <= set(PARTS):
+    if not set(args.parts.split(",")) <= set(PARTS):
         sys.exit(f"gpu-check: --parts {args.parts}: there are {', '.join(PARTS)}")
+    if args.limit and not re.fullmatch(f"({'|'.join(PARTS)})=[0-9.]+", args.limit):
+        sys.exit(f"gpu-check: --limit {args.limit}: not PART=SECONDS, of {', '.join(PARTS)}")
+    args.parts = [n for n in PARTS if n in args.parts.split(",") and (not args.double or n in DOUBLE_PARTS)]
+    args.out = os.path.abspath(args.out)
+    args.home = cuda_home()
+    return args
+
+
+def set_limits(args, steps):
+    part, _, most = (args.limit or "").partition("=")
+    for step in steps:
+        if args.double:
+            step.limit *= 4  # its time says nothing, and others may be busy on its processor
+        if step.part == part:
+            step.limit = min(step.limit, float(most))
+
+
+def run_all(args, runner, report, programs):
+    """Every step, in order. Ends early when there is nothing to run."""
+    if not args.double:
+        programs.build(report.steps)
+        runner.kit = programs.choose()
+        if runner.kit is None:
+            for s in report.steps:
+                s.why = s.why or "no program, or no plugin, was built or carried along"
+            return
+    runner.env["DASS_CUDA_PLUGIN"] = runner.kit["plugin"]
+    for step in report.steps:
+        if step.part == "build":
+            continue
+        runner.run(step)
+        say(f"{step.name}: {step.state}" + (f", {step.why}" if step.why else ""))
+
+
+def main():
+    args = arguments()
     os.chdir(ROOT)
     machine = machine_of(args)
-    if not args.double and not machine["device"]:
+    if not machine["device"]:
         sys.exit("gpu-check: nvidia-smi shows no GPU here; `make test` checks what can be checked without one")
-    home = cuda_home()
-    if home is None:
-        sys.exit("gpu-check: no nvcc in CUDA_HOME, /usr/local/cuda, /opt/cuda or on the path")
     args.gencode = os.environ.get("GENCODE") or machine["compute_cap"].replace(".", "") or "90"
-    check = Check(args)
-    report = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine,
-              "commit": args.commit or output_of("git", "describe", "--always", "--dirty") or "unknown", "timings": {},
-              "latency": [], "torch": {}}
+    commit = args.commit or output_of("git", "describe", "--always", "--dirty") or "unknown"
+    some = "" if args.double or len(args.parts) == len(PARTS) else "-" + "-".join(args.parts)
+    report = Report(args.out, machine, commit, some)
+    folder = tempfile.mkdtemp(prefix="gpu_check.")
+    runner = Runner(ROOT, args.minutes, report.write, report.log)
+    runner.env.update(CMOCKA_MESSAGE_OUTPUT="TAP", DASS_TEST_ROOT=ROOT, PYTHONUNBUFFERED="1",
+                      DASS_CUDNN_CACHE=os.path.join(folder, "plans"))
+    if args.double:
+        tests = os.path.join(args.build, "release", "tests")
+        runner.kit = kit_of(args.build, tests, os.path.join(tests, "libdass_fakecuda.so"), fake=True)
+        runner.env["DASS_TEST_SHORT"] = "1"
+        report.head["programs"] = "the tests' double"
+    else:
+        report.steps.append(Step("build", "build", limit=300))
+    for name in args.parts:
+        report.steps += STEPS[name](args, folder)
+    set_limits(args, report.steps)
+    status = 0
+    stop_at_signals()
     try:
-        if os.environ.get("BUILT") != "1":  # else make is what runs this
-            build(check, home)
-        if check.failed():
-            say("\n".join(check.steps[-1].get("output", [])))
-        else:
-            if "numbers" in parts:
-                numbers(check)
-            if "repeat" in parts:
-                repeat_search(check)
-            if "times" in parts:
-                report["timings"] = timings(check)
-            if "latency" in parts:
-                report["latency"] = latencies(check)
-            if "torch" in parts:
-                report["torch"] = torch_times(check)
-            if "sanitizers" in parts and not args.double:
-                sanitizers(check)
+        run_all(args, runner, report, Programs(args, runner, report))
+        report.head["state"] = "finished"
+    except Stopped as e:
+        report.head["state"] = f"stopped by {e}"
+        for step in report.steps:
+            if step.state == NOT_RUN and not step.why:
+                step.why = f"stopped by {e}"
+        status = 128 + signal.Signals[str(e)]
     finally:
-        shutil.rmtree(check.work, ignore_errors=True)
-    report.update(steps=check.steps, failed=[s["name"] for s in check.failed()])
-    os.makedirs(args.out, exist_ok=True)
-    name = re.sub("[^A-Za-z0-9]+", "-", machine["device"]).strip("-").lower()
-    some = "" if set(parts) == set(PARTS) else "-" + "-".join(parts)
-    path = os.path.join(args.out, f"gpu-{name}-{report['commit']}{some}")
-    with open(path + ".json", "w") as f:
-        json.dump(report, f, indent=1)
-        f.write("\n")
-    with open(path + ".md", "w") as f:
-        f.write(markdown(report))
-    print(f"{path}.md\n{path}.json")
-    for s in check.failed():
-        say(f"{s['name']}: {s['state']}")
-    return 1 if report["failed"] else 0
+        report.write()
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"{report.path}.md\n{report.path}.json\n{report.path}.log")
+    for line in summary(report.steps):
+        say(line)
+    return status or (1 if any(s.bad() for s in report.steps) else 0)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 """The DARTS supernet's search step in PyTorch, timed against `dass bench step` in one run, interleaved.
 
     tools/torch_step.py [--rounds 3] [--threads 2] [--dass build/dass] [--no-dass] [--json]
-    tools/torch_step.py --device cuda [--tf32 | --bf16] [--compile]
+    tools/torch_step.py --device cuda [--tf32 | --bf16] [--compile] [--cuda-graph]
 
 An honest rival: channels_last throughout, inplace ReLU only where DARTS has none to break, gradients set to None, first
-order (validation batch -> alpha by Adam, then training batch -> weights by SGD with clipping). One round is one PyTorch
+order (validation batch -> alpha by Adam, then training batch -> weights by SGD with clipping). --cuda-graph records the
+whole step, both optimisers in it, and replays it: what PyTorch costs without the time to launch. One round is one PyTorch
 step (on a GPU the mean of ten, its batches lying there already, cuDNN's search for the best engine on) after warm-up
 steps, then `dass bench step` on the same machine while PyTorch sleeps. Ratios are taken inside a round; best and median
 over rounds are printed. Needs torch (Debian: python3-torch); nothing of dass needs it.
@@ -132,7 +133,8 @@ class Step:
         self.repeats = 10 if args.device == "cuda" else 1
         self.weights = list(self.net.parameters())
         self.sgd = torch.optim.SGD(self.weights, 0.025, momentum=0.9, weight_decay=3e-4)
-        self.adam = torch.optim.Adam(self.net.alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3)
+        self.adam = torch.optim.Adam(self.net.alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3,
+                                     **({"capturable": True} if args.cuda_graph else {}))
         self.x = torch.randn(args.batch, 3, 32, 32).to(args.device, memory_format=torch.channels_last)
         self.y = torch.randint(0, 10, (args.batch,)).to(args.device)
 
@@ -165,6 +167,22 @@ class Step:
         self.arch()
         self.weight()
 
+    def record(self):
+        """The function that replays the step. Its gradients live in the recording's own memory, so none may be left
+        from before; the warm-up on another stream makes the state of the optimisers and chooses cuDNN's engines."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.whole()
+        torch.cuda.current_stream().wait_stream(side)
+        self.sgd.zero_grad(set_to_none=True)
+        self.adam.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.whole()
+        return graph.replay
+
     def wait(self):
         if self.device == "cuda":
             torch.cuda.synchronize()
@@ -188,7 +206,7 @@ def dass_step(args):
            "--set", f"net.channels={args.channels}", "--set", f"net.layers={args.layers}",
            "--set", f"train.batch={args.batch}"]
     if args.device == "cuda":
-        cmd += ["--device", "cuda", "--set", "run.precision=" + precision(args)]
+        cmd += ["--device", "cuda", "--seconds", "3", "--set", "run.precision=" + precision(args)]
     return json.loads(subprocess.run(cmd, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -207,8 +225,11 @@ def main():
     g.add_argument("--tf32", action="store_true", help="on both sides; cuda only")
     g.add_argument("--bf16", action="store_true", help="activations, on both sides (PyTorch: autocast); cuda only")
     p.add_argument("--compile", action="store_true", help="torch.compile the network (minutes)")
+    p.add_argument("--cuda-graph", action="store_true", help="record the step once and replay it; cuda only")
     p.add_argument("--json", action="store_true")
     args = p.parse_args()
+    if args.cuda_graph and args.device != "cuda":
+        p.error("--cuda-graph needs --device cuda")
     torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     torch.backends.cudnn.benchmark = True
@@ -217,9 +238,10 @@ def main():
     print(f"# torch {torch.__version__}, {args.threads} threads, channels_last, {n_weights} parameters", file=sys.stderr)
     for _ in range(1 if args.device == "cpu" else 3):
         step.whole()
+    run = step.record() if args.cuda_graph else step.whole
     rows = []
     for r in range(args.rounds):
-        row = {"torch_ms": step.timed(step.whole)}
+        row = {"torch_ms": step.timed(run)}
         if not args.no_dass:
             row["dass_ms"] = dass_step(args)["step_ms"]
             row["ratio"] = row["torch_ms"] / row["dass_ms"]
@@ -227,7 +249,8 @@ def main():
         print("# round %d: " % (r + 1) + "  ".join(f"{k} {v:.4g}" for k, v in row.items()), file=sys.stderr)
     peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
     out = {"torch": torch.__version__, "threads": args.threads, "batch": args.batch, "device": args.device,
-           "precision": precision(args), "compile": args.compile, "torch_peak_rss_bytes": peak, "rounds": rows}
+           "precision": precision(args), "compile": args.compile, "cuda_graph": args.cuda_graph,
+           "torch_peak_rss_bytes": peak, "rounds": rows}
     if args.device == "cuda":
         out["torch_peak_device_bytes"] = torch.cuda.max_memory_allocated()
     for key in rows[0]:
