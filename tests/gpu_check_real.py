@@ -42,6 +42,7 @@ SCRIPTS = {
         *'stage dense'*precision=fp32*--ops)
             exec "$DASS" bench step --set net.channels=4 --set net.layers=2 --set net.nodes=1 --set net.image=8 \\
                 --set train.batch=2 --set run.threads=1 --device cuda --json ;;
+        *--ops) cat "$FAKE/ops.json" ;;
         bench' 'step*) echo '{"step_ms":2,"step_p90_ms":3,"weight_step_ms":1,"arch_step_ms":1,"images_per_s":9}' ;;
         bench' 'latency*)
             echo '{"batch":1,"precision":"fp32","execution":"dense","median_ms":1,"p10_ms":1,"p99_ms":1}' ;;
@@ -66,7 +67,15 @@ SCRIPTS = {
 }
 
 
+STEP = {"step_ms": 2, "step_p90_ms": 3, "weight_step_ms": 1, "arch_step_ms": 1, "images_per_s": 9, "ops_ms": 5,
+        "ops_in_place_ms": 7, "peak": {"gflops": 1, "read_gbs": 2, "copy_gbs": 3}}
+ROW = {"name": "dwpw", "nodes": 6, "ms": 0.5, "share": 0.1, "gbs": 10, "of_roof": 0.2}
+PLACED = {"in_place_ms": 0.7, "in_place_share": 0.3, "in_place_gbs": 7, "in_place_of_roof": 0.1}
+
+
 def make_fake(fake):
+    with open(os.path.join(fake, "ops.json"), "w") as f:
+        json.dump(dict(STEP, ops=[dict(ROW, **PLACED), ROW], top=[ROW]), f)
     for name, text in SCRIPTS.items():
         path = os.path.join(fake, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -157,6 +166,9 @@ def a_whole_run_tells_what_failed(fake):
     assert "cuda:0 the stub of a card" in log
     same("smoke", step["smoke: capture and replay"]["why"], "exit status 1; failed: capture_and_replay")
     assert step["search step, dense, fp32"]["result"]["step_ms"] > 0 and "| dense fp32 |" in text
+    for row in ("| 30.0 % | 0.700 | 0.500 | 6 | 7 | dwpw |", "| 10.0 % | 0.500 | 0.500 | 6 | 10 | dwpw |",
+                "| 500.0 | 500.0 | 6 | 10 | 20 % | `dwpw` |"):
+        assert row in text, row
     # A skipped test, by name; one left out by choice is none.
     why = step[SHORT]["why"]
     assert why.startswith("skipped: a_dense_search_step_agrees, "), why

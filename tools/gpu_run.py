@@ -54,13 +54,22 @@ class Stopped(BaseException):
     """A signal to end: what is being done is cut off, and the report says so."""
 
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 def stop_at_signals():
     def stop(number, _):
-        for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for s in STOPPING:
             signal.signal(s, signal.SIG_IGN)  # one is enough; the report is being finished
         raise Stopped(signal.Signals(number).name)
-    for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(s, stop)
+    for s in STOPPING:
+        if signal.getsignal(s) != signal.SIG_IGN:  # nohup, say
+            signal.signal(s, stop)
+
+
+def hold_signals(held):
+    """While they are held they wait: no child is lost between its start and the variable that names it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK if held else signal.SIG_UNBLOCK, STOPPING)
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
@@ -104,14 +113,23 @@ def execute(argv, cwd, env, stdin, limit, out, err):
     with tempfile.TemporaryFile() as text:
         text.write((stdin or "").encode())
         text.seek(0)
-        child = subprocess.Popen(argv, cwd=cwd, env=env, stdin=text, stdout=out, stderr=err, start_new_session=True)
-    status, gone = None, False
+        hold_signals(True)
+        try:
+            child = subprocess.Popen(argv, cwd=cwd, env=env, stdin=text, stdout=out, stderr=err, start_new_session=True,
+                                     preexec_fn=lambda: hold_signals(False))
+        except OSError:
+            hold_signals(False)
+            raise
+    status = None
     try:
+        hold_signals(False)
         status = child.wait(timeout=limit)
     except subprocess.TimeoutExpired:
         pass
     finally:
+        hold_signals(True)
         gone = end_group(child)
+        hold_signals(False)
     return status, gone
 
 
