@@ -99,6 +99,7 @@ def start(fake, name, *words, **env):
     """gpu_check.py with a build folder and a report folder of its own; its process and that report folder."""
     out = os.path.join(fake, name)
     os.makedirs(out)
+    forget(fake)
     names = ("DASS_CUDA_PLUGIN", "GENCODE", "DASS_TEST_SHORT", "DASS_TEST_BACKEND", "LD_LIBRARY_PATH")
     keep = {k: v for k, v in os.environ.items() if k not in names}
     keep.update(env, PATH=os.path.join(fake, "bin") + ":" + keep["PATH"], FAKE=fake, REAL=REAL, DASS=DASS,
@@ -136,6 +137,14 @@ def grandchild(fake, seconds=30):
         pid = int(f.read())
     os.unlink(path)
     return pid
+
+
+def forget(fake):
+    """What a test that failed may have left."""
+    if os.path.exists(os.path.join(fake, "grandchild")):
+        pid = grandchild(fake, 0)
+        if lives(pid):
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
 
 
 def same(what, got, want):
@@ -261,6 +270,7 @@ def main():
                 bad += 1
                 print(f"not ok {i + 1} - {test.__name__}\n# {e!r}", flush=True)
     finally:
+        forget(fake)
         shutil.rmtree(fake, ignore_errors=True)
     return 1 if bad else 0
 

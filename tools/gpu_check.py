@@ -273,9 +273,9 @@ def read_ncu(text):
 def ncu(args, folder):
     """Ten launches in a row of the first step, which is not recorded: forward, from some way into it."""
     yield Step("ncu", "Nsight Compute on ten kernels",
-               ["ncu", "--csv", "--page", "details", "--launch-skip", "200", "--launch-count", "10", "--kill", "yes",
-                "--kernel-name", "regex:dwpw|depthwise|sum|norm|bn|pool", "{dass}", "bench", "step", *SEARCH,
-                "--device", "cuda", "--json"],
+               ["ncu", "--csv", "--page", "details", "--clock-control", "none", "--launch-skip", "200",
+                "--launch-count", "10", "--kill", "yes", "--kernel-name", "regex:dwpw|depthwise|sum|norm|bn|pool",
+                "{dass}", "bench", "step", *SEARCH, "--device", "cuda", "--json"],
                120, read_ncu, counts=False, needs=functools.partial(needs_tool, "ncu"))
 
 
@@ -361,7 +361,7 @@ def sanitizers(args, folder):
     for kind in ("memcheck", "racecheck"):
         yield Step("sanitizers", f"compute-sanitizer {kind}",
                    [tool("compute-sanitizer") or "compute-sanitizer", "--tool", kind, "--error-exitcode", "9",
-                    "{tests}/test_ops"], 150, tests=True, env=only,
+                    "{tests}/test_ops"], 240, tests=True, env=only,
                    needs=functools.partial(needs_tool, "compute-sanitizer"))
 
 

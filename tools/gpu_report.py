@@ -12,6 +12,7 @@ import time
 from gpu_run import ABSENT, NOT_RUN, OK
 
 CIFAR_STEPS = 390 * 50  # of the 50-epoch search: 25,000 training images, batch 64
+LOG_BYTES = 12 << 20  # no more outputs in the log after this: it has to travel
 MD_LINES = 40  # of the output of what went wrong
 
 
@@ -38,6 +39,8 @@ class Report:
         """The output of a step, when it has ended."""
         with open(self.path + ".log", "a") as f:
             f.write(f"==== {step.name}\n==== {shlex.join(step.argv)}\n")
+            if f.tell() > LOG_BYTES:
+                texts = ["(left out: the log is long enough)\n"]
             for text in filter(None, texts):
                 f.write(text if text.endswith("\n") else text + "\n")
 

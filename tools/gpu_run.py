@@ -15,7 +15,7 @@ OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed out", "stopped"
 NOT_RUN, ABSENT, RUNNING = "not run", "absent", "running"  # absent: what it needs is not on this machine
 GRACE = 3  # seconds between SIGTERM and SIGKILL, and after it
 TAIL_LINES = 200  # of the output of what went wrong, in the report
-LOG_BYTES = 512 * 1024  # of the output of one step, in the log
+OUTPUT_BYTES = 512 * 1024  # of the output of one step that are kept
 
 
 @dataclasses.dataclass
@@ -260,11 +260,11 @@ def text_of(file):
     file.seek(0, os.SEEK_END)
     size = file.tell()
     file.seek(0)
-    if size <= LOG_BYTES:
+    if size <= OUTPUT_BYTES:
         return file.read().decode(errors="replace")
-    head = file.read(LOG_BYTES // 2).decode(errors="replace")
-    file.seek(size - LOG_BYTES // 2)
-    return f"{head}\n... {size - LOG_BYTES} bytes are left out ...\n{file.read().decode(errors='replace')}"
+    head = file.read(OUTPUT_BYTES // 2).decode(errors="replace")
+    file.seek(size - OUTPUT_BYTES // 2)
+    return f"{head}\n... {size - OUTPUT_BYTES} bytes are left out ...\n{file.read().decode(errors='replace')}"
 
 
 def read_result(step, text):
