@@ -16,6 +16,8 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+import gpu_run  # noqa: E402
 DASS = os.path.realpath(os.environ.get("DASS", os.path.join(ROOT, "build", "dass")))
 REAL = os.path.join(os.path.dirname(DASS), "tests")
 
@@ -250,9 +252,31 @@ def carried_programs_run_where_the_build_fails(fake):
          {"no program, or no plugin, was built or carried along"})
 
 
+def no_step_begins_when_the_minutes_are_spent(fake):
+    gpu_run.LEAST = 0.1
+    runner = gpu_run.Runner(ROOT, 0.02, lambda: None, lambda step, texts: None)
+    steps = [gpu_run.Step("p", n, ["sh", "-c", text], limit) for n, text, limit in
+             (("short", "echo out; sleep 60", 0.2), ("fine", "echo fine", 9), ("gone", "kill -9 $$", 9),
+              ("long", "echo some; sleep 60", 9), ("late", "echo late", 9))]
+    for step in steps:
+        runner.run(step)
+    same("states", [s.state for s in steps], ["timed out", "ok", "failed", "timed out", "not run"])
+    same("why", [s.why for s in steps[1:3] + steps[4:]], ["", "ended by SIGKILL", "the minutes are spent"])
+    assert steps[3].why.endswith("when the minutes were spent") and steps[3].output == ["some"], steps[3].why
+    same("good", [s.bad() for s in steps], [True, False, True, True, True])
+
+
+def tests_not_reached_are_told(fake):
+    told = gpu_run.judge_tests(gpu_run.read_tests("1..3\nok 1 - a\nwhy\nnot ok 2 # SKIP b\nSegmentation fault\n"))
+    same("ended early", told, "skipped: b (why); ended after 2 of 3 tests")
+    same("none", gpu_run.judge_tests(gpu_run.read_tests("")), "no test ran")
+    same("left out", gpu_run.judge_tests(gpu_run.read_tests("1..2\nok 1 - a\nleft out: slow\nok 2 # SKIP b\n")), "")
+
+
 def main():
     tests = (a_whole_run_tells_what_failed, the_report_is_there_after_every_step, a_signal_leaves_a_complete_report,
-             carried_programs_run_where_the_build_fails)
+             carried_programs_run_where_the_build_fails, no_step_begins_when_the_minutes_are_spent,
+             tests_not_reached_are_told)
     print(f"1..{len(tests)}")
     if os.environ.get("MODE", "release") != "release" or not os.path.exists(os.path.join(REAL, "test_smoke")):
         for i, test in enumerate(tests):

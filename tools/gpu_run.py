@@ -14,6 +14,7 @@ import time
 OK, FAILED, TIMED_OUT, STOPPED = "ok", "failed", "timed out", "stopped"
 NOT_RUN, ABSENT, RUNNING = "not run", "absent", "running"  # absent: what it needs is not on this machine
 GRACE = 3  # seconds between SIGTERM and SIGKILL, and after it
+LEAST = 5  # seconds: with less left no step begins
 TAIL_LINES = 200  # of the output of what went wrong, in the report
 OUTPUT_BYTES = 512 * 1024  # of the output of one step that are kept
 
@@ -196,7 +197,7 @@ class Runner:
         missing = step.needs() if step.needs else None
         if missing:
             step.state, step.why = ABSENT, missing
-        elif left < 5:
+        elif left < LEAST:
             step.why = "the minutes are spent"
         else:
             step.state = RUNNING
