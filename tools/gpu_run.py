@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -44,7 +45,7 @@ class Step:
 
     def told(self):
         row = {"part": self.part, "name": self.name, "state": self.state, "why": self.why,
-               "command": " ".join(self.argv) if self.argv else "", "counts": self.counts}
+               "command": shlex.join(self.argv) if self.argv else "", "counts": self.counts}
         for name in ("key", "seconds", "result", "output"):
             if getattr(self, name) is not None:
                 row[name] = getattr(self, name)
