@@ -382,7 +382,7 @@ suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=$(CURDIR)/%) PLANS=
          tests/run.sh $(tests) $(dnn_tests)
 
 .PHONY: demo check test run-tests run-check asan ubsan tsan fuzz run-fuzz ptxas plans-all lint format golden bench \
-        install clean setup help gpu-check gpu-deps gpu-programs carry
+        install clean setup help gpu-check gpu-deps
 demo: ## set up, build, and run the demonstration (a few minutes)
 	@tools/setup.sh build
 	@$(again) all
@@ -453,6 +453,7 @@ gpu-check: ## on a machine with a GPU: build, tests, timings, sanitizers; result
 # What gpu_check.py runs beside the program and the plugin.
 gpu_tests := $(foreach t,test_smoke test_ops test_device test_infer test_bench cudnn_plans/list_convs \
              cudnn_plans/live_plans,$(B)/tests/$(t))
+.PHONY: gpu-programs carry
 gpu-programs: $(gpu_tests)
 
 # Where the CUDA toolkit is, the same programs go along as they are, for a machine where the build fails.

@@ -77,12 +77,12 @@ printf 'tests (%s%s)\n' "${MODE:-release}" "${DASS_TEST_SHORT:+, short}"
 for program in "$@"; do
     run_one "$(basename "$program")" "$program"
 done
+if [ $# -gt 0 ] && command -v python3 >/dev/null; then
+    run_one gpu_check_real tests/gpu_check_real.py
+fi
 if [ -n "${PLANS:-}" ]; then
     run_one cudnn_plans tests/cudnn_plans.sh
     run_one gpu_check tests/gpu_check.sh
-fi
-if [ $# -gt 0 ] && command -v python3 >/dev/null; then
-    run_one gpu_check_real tests/gpu_check_real.py
 fi
 if compgen -G 'tests/cli/*.sh' >/dev/null && [ -x "$DASS" ]; then
     run_one cli tests/cli.sh
