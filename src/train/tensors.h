@@ -42,7 +42,7 @@ dass_status dass__tensors_values(const dass_st_file *f, const char *path, const 
 /* The same into buffer b, which must be committed. */
 dass_status dass__tensors_restore(const dass_st_file *f, const char *path, dass_store *s, dass_group group, dass_buf b,
                                   const char *prefix, bool exact);
-/* Mask bits of the whole group W into dass_store_buf_bytes(s, DASS_BUF_BITS) bytes (NULL: only checked); the second into
+/* Mask bits of group W into dass_store_buf_bytes(s, DASS_BUF_BITS) bytes (NULL: only checked); the second into
  * that buffer. */
 dass_status dass__tensors_mask(const dass_st_file *f, const char *path, const dass_store *s, uint64_t *bits);
 dass_status dass__tensors_restore_mask(const dass_st_file *f, const char *path, dass_store *s);
