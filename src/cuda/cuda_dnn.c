@@ -1,7 +1,11 @@
 /* cuDNN opened on one stream; plans made, bound and run. The only files that know cuDNN are cuda_dnn*.c, and only its
  * graph API in C (neither the legacy calls nor the C++ frontend). Not the place where nodes become convolutions, nor
- * where layouts are changed. Invariant: no descriptor is ever given the handle; plans come from the card's description
- * alone, so what is tested without a card is what runs on one.
+ * where layouts are changed.
+ *
+ * A plan is made from the card's description, written as text, and read back with the handle that will run it: so what
+ * is tested without a card is what runs on one, and a plan of the cache is like a fresh one. Should the card refuse
+ * such a plan, when it is read or when it first runs, one is made on the card. Invariant: with a handle, no plan is
+ * executed that was finalised without.
  */
 #include "cuda_dnn_private.h"
 
@@ -50,6 +54,13 @@ void dass__dnn_drop(descriptor *d)
     if (*d != NULL)
         (void)cudnnBackendDestroyDescriptor(*d);
     *d = NULL;
+}
+
+void dass__dnn_drop_plan(dass__dnn_plan *p)
+{
+    dass__dnn_drop(&p->plan);
+    while (p->n_own > 0)
+        dass__dnn_drop(&p->own[--p->n_own]);
 }
 
 /* A text attribute as a NUL-ended block; free with dass_mem_free. */
@@ -170,11 +181,65 @@ bool dass__dnn_can_run(const dass__dnn *d)
 
 /* ---- plans ------------------------------------------------------------------------------------------------------- */
 
+/* A plan by the description of the card, for the handle where there is one. */
+static dass_status plan_described(const dass__dnn *d, dass__dnn_plan *p)
+{
+    char *json = NULL;
+    DASS_TRY(dass__dnn_choose(d, p, NULL, d->ws_limit));
+    if (d->handle == NULL)
+        return DASS_OK;
+    DASS_TRY(dass__dnn_text_of(p->plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, "plan", &json));
+    dass__dnn_drop_plan(p);
+    const dass_status st = dass__dnn_plan_of_text(d, p, json, strlen(json));
+    dass_mem_free(json);
+    return st;
+}
+
+/* A plan made on the card, in the place of a described one that failed with `why`. */
+static dass_status plan_on_card(dass__dnn *d, dass__dnn_plan *p, size_t ws_limit, const char *why)
+{
+    char text[DASS__DNN_TEXT];
+    dass__dnn_drop_plan(p);
+    const dass_status st = dass__dnn_choose(d, p, d->handle, ws_limit);
+    if (st != DASS_OK)
+        return DASS_FAIL(st, "%s; and a plan made on the card: %s", why, dass_error_text());
+    p->on_card = true;
+    p->cached = false;
+    if (!d->told)
+        dass_log(DASS_LOG_WARN,
+                 "cuDNN: the card does not run the plan that was made for it from its description, %s made on the card "
+                 "does (further ones are not told): %s: %s",
+                 p->name, dass__dnn_conv_text(&p->c, text, sizeof text), why);
+    d->told = true;
+    dass_error_clear();
+    return DASS_OK;
+}
+
+static dass_status plan(dass__dnn *d, dass__dnn_plan *p)
+{
+    char why[DASS__DNN_ERROR];
+    const dass_status st = plan_described(d, p);
+    if (st == DASS_OK || st == DASS_NOMEM || d->handle == NULL)
+        return st;
+    (void)snprintf(why, sizeof why, "%s", dass_error_text());
+    return plan_on_card(d, p, d->ws_limit, why);
+}
+
+static void save(const dass__dnn *d, const dass__dnn_plan *p)
+{
+    char path[PATH_BYTES];
+    const unsigned long long key = dass__dnn_cache_key(d, &p->c);
+    if (dass__dnn_cache_path(d, key, path, sizeof path) == DASS_OK && dass__dnn_cache_save(p, key, path) == DASS_OK)
+        return;
+    dass_log(DASS_LOG_WARN, "plan cache: not written: %s", dass_error_text());
+    dass_error_clear();
+}
+
 /* The cache saves time and nothing else: what goes wrong with it is told, and the plan is made without it. */
-static dass_status load_or_choose(const dass__dnn *d, dass__dnn_plan *p)
+static dass_status load_or_plan(dass__dnn *d, dass__dnn_plan *p)
 {
     if (d->cache_dir == NULL)
-        return dass__dnn_choose(d, p);
+        return plan(d, p);
     char path[PATH_BYTES];
     const unsigned long long key = dass__dnn_cache_key(d, &p->c);
     DASS_TRY(dass__dnn_cache_path(d, key, path, sizeof path));
@@ -184,11 +249,8 @@ static dass_status load_or_choose(const dass__dnn *d, dass__dnn_plan *p)
     }
     if (p->plan != NULL)
         return DASS_OK;
-    DASS_TRY(dass__dnn_choose(d, p));
-    if (dass__dnn_cache_save(p, key, path) != DASS_OK) {
-        dass_log(DASS_LOG_WARN, "plan cache: not written: %s", dass_error_text());
-        dass_error_clear();
-    }
+    DASS_TRY(plan(d, p));
+    save(d, p);
     return DASS_OK;
 }
 
@@ -205,7 +267,7 @@ dass_status dass__dnn_plan_make(dass__dnn *d, const dass__dnn_conv *c, dass__dnn
     DASS_TRY(dass_mem_alloc(sizeof(dass__dnn_plan), "cuDNN plan", &block));
     dass__dnn_plan *const p = block;
     p->c = *c;
-    const dass_status st = load_or_choose(d, p);
+    const dass_status st = load_or_plan(d, p);
     if (st != DASS_OK) {
         dass__dnn_plan_free(p);
         return dass__hop(st, __FILE__, __LINE__);
@@ -219,9 +281,7 @@ void dass__dnn_plan_free(dass__dnn_plan *p)
     if (p == NULL)
         return;
     dass__dnn_drop(&p->pack);
-    dass__dnn_drop(&p->plan);
-    while (p->n_own > 0)
-        dass__dnn_drop(&p->own[--p->n_own]);
+    dass__dnn_drop_plan(p);
     dass_mem_free(p);
 }
 
@@ -290,6 +350,17 @@ failed:
     return st;
 }
 
+/* The first run of a described plan failed with `why`: a plan of the card, within the scratch that was bound. The pack
+ * serves both, because all plans number their tensors alike. */
+static dass_status run_on_card(dass__dnn *d, dass__dnn_plan *p, const char *why)
+{
+    DASS_TRY(plan_on_card(d, p, p->ws, why));
+    if (d->cache_dir != NULL)
+        save(d, p);
+    DNN_TRY(cudnnBackendExecute(d->handle, p->plan, p->pack));
+    return DASS_OK;
+}
+
 dass_status dass__dnn_run(dass__dnn *d, dass__dnn_plan *p)
 {
     if (d->handle == NULL)
@@ -297,6 +368,16 @@ dass_status dass__dnn_run(dass__dnn *d, dass__dnn_plan *p)
                          p->name);
     if (p->pack == NULL)
         return DASS_FAIL(DASS_ARG, "%s cannot run: it was not bound to its tensors", p->name);
-    DNN_TRY(cudnnBackendExecute(d->handle, p->plan, p->pack));
-    return DASS_OK;
+    if (p->plan == NULL)
+        return DASS_FAIL(DASS_DEVICE,
+                         "%s cannot run: the card refused it and had no other; see the error of its first run",
+                         p->name);
+    dass_status st = dass__dnn_check(cudnnBackendExecute(d->handle, p->plan, p->pack), "cudnnBackendExecute");
+    if (st != DASS_OK && !p->ran && !p->on_card) {
+        char why[DASS__DNN_ERROR];
+        (void)snprintf(why, sizeof why, "%s", dass_error_text());
+        st = run_on_card(d, p, why);
+    }
+    p->ran = p->ran || st == DASS_OK;
+    return st;
 }

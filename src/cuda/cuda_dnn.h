@@ -2,8 +2,9 @@
  *
  * A plan is one operation graph (a convolution, with bias and activation where asked) for which one of cuDNN's engines
  * was found; it is made once, bound once to its pointers, then run without deciding or allocating anything. Plans are
- * made from a description of the card, never from the card itself, so the same path runs where there is none: with
- * options.device_json a module opens without a GPU and makes plans, and only running them is refused.
+ * made from a description of the card, so the same path runs where there is none: with options.device_json a module
+ * opens without a GPU and makes plans, and only running them is refused. On the card itself one is made only where it
+ * refuses the described one; the first such refusal of a module is a warning with cuDNN's status.
  *
  * Not thread safe: one module per stream, used by one thread at a time.
  */
@@ -86,8 +87,9 @@ bool dass__dnn_plan_cached(const dass__dnn_plan *plan);
  * A second bind replaces the first. Errors: DASS_ARG for a missing or misaligned pointer. */
 dass_status dass__dnn_plan_bind(dass__dnn_plan *plan, const void *in0, const void *in1, const void *bias, void *out,
                                 void *ws);
-/* Queue the plan on the stream. Allocates nothing of ours. Errors: DASS_DEVICE when dnn was opened without a card or
- * the card failed, DASS_ARG when the plan was never bound, DASS_INTERNAL when cuDNN finds fault with what it was given.
+/* Queue the plan on the stream. Allocates nothing of ours, but where the first run of a described plan fails and
+ * another is made on the card. Errors: DASS_DEVICE when dnn was opened without a card or the card failed, DASS_ARG when
+ * the plan was never bound, DASS_INTERNAL when cuDNN finds fault with what it was given.
  */
 dass_status dass__dnn_run(dass__dnn *dnn, dass__dnn_plan *plan);
 

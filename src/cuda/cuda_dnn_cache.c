@@ -89,45 +89,6 @@ static const char *cache_body(const char *file, size_t n, unsigned long long key
     return len == (int)(body - file) && memcmp(file, line, (size_t)len) == 0 ? body : NULL;
 }
 
-/* A plan from its JSON: the card's description first, which a plan without a handle needs. */
-static dass_status plan_of_json(const dass__dnn *d, dass__dnn_plan *p, const char *json, size_t n)
-{
-    descriptor plan = NULL, config = NULL;
-    dass__dnn_engine e;
-    int64_t one = 0, bytes = 0;
-    dass_status st;
-    DNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan));
-    DNN_TRY_TO(cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                        &d->device),
-               st, done);
-    DNN_TRY_TO(cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
-                                        (int64_t)n, json),
-               st, done);
-    DNN_TRY_TO(cudnnBackendFinalize(plan), st, done);
-    DNN_TRY_TO(cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &one,
-                                        &bytes),
-               st, done);
-    DNN_TRY_TO(cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &config), st, done);
-    DNN_TRY_TO(cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                        &one, &config),
-               st, done);
-    DASS_TRY_TO(dass__dnn_engine_of(config, &e), st, done);
-    if (bytes < 0 || (size_t)bytes > d->ws_limit) {
-        st = DASS_FAIL(DASS_FORMAT, "a plan of %lld bytes of workspace, where at most %zu are allowed",
-                       (long long)bytes, d->ws_limit);
-        goto done;
-    }
-    dass__dnn_name(p, &e);
-    p->ws = (size_t)bytes;
-    p->cached = true;
-    p->plan = plan;
-    plan = NULL;
-done:
-    dass__dnn_drop(&config);
-    dass__dnn_drop(&plan);
-    return st;
-}
-
 dass_status dass__dnn_cache_load(const dass__dnn *d, dass__dnn_plan *p, unsigned long long key, const char *path)
 {
     char *file = NULL;
@@ -136,8 +97,9 @@ dass_status dass__dnn_cache_load(const dass__dnn *d, dass__dnn_plan *p, unsigned
     if (file == NULL)
         return DASS_OK;
     const char *const body = cache_body(file, n, key, &n_body);
-    const dass_status st =
-        body != NULL ? plan_of_json(d, p, body, n_body) : DASS_FAIL(DASS_FORMAT, "it is damaged or of another version");
+    const dass_status st = body != NULL ? dass__dnn_plan_of_text(d, p, body, n_body)
+                                        : DASS_FAIL(DASS_FORMAT, "it is damaged or of another version");
+    p->cached = st == DASS_OK;
     dass_mem_free(file);
     return st;
 }

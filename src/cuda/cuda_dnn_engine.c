@@ -1,5 +1,6 @@
 /* Which of cuDNN's engines runs a convolution: its heuristics propose, the notes of the engines and the workspace limit
- * dispose, the first that finalises is taken. Invariant: no engine that a precision forbids ever gets into a plan.
+ * dispose, the first that finalises is taken; and a plan from its text. Invariant: no engine that a precision forbids
+ * ever gets into a plan.
  */
 #include "cuda_dnn_private.h"
 
@@ -95,8 +96,26 @@ static void note_failure(tally *t, cudnnStatus_t s)
                    dass__dnn_last_error(text, sizeof text));
 }
 
+/* Who is asked, and how. */
+typedef struct inquiry {
+    const dass__dnn *d;
+    cudnnHandle_t handle; /* NULL: by the description of the card */
+    size_t ws_limit;
+    tally t;
+} inquiry;
+
+/* What a plan is for: the card behind a handle, or the described one. */
+static dass_status set_place(const dass__dnn *d, descriptor plan, cudnnHandle_t handle)
+{
+    if (handle != NULL)
+        DNN_SET(plan, EXECUTION_PLAN_HANDLE, HANDLE, 1, &handle);
+    else
+        DNN_SET(plan, EXECUTION_PLAN_DEVICEPROP, BACKEND_DESCRIPTOR, 1, &d->device);
+    return DASS_OK;
+}
+
 /* Finalise one configuration. *out stays NULL when cuDNN refuses it or it wants too much workspace: no error. */
-static dass_status try_config(const dass__dnn *d, descriptor config, tally *t, descriptor *out, size_t *ws)
+static dass_status try_config(inquiry *q, descriptor config, descriptor *out, size_t *ws)
 {
     descriptor plan = NULL;
     dass_status st = DASS_OK;
@@ -104,21 +123,19 @@ static dass_status try_config(const dass__dnn *d, descriptor config, tally *t, d
     DNN_TRY_TO(cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
                                         &config),
                st, done);
-    DNN_TRY_TO(cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                        &d->device),
-               st, done);
+    DASS_TRY_TO(set_place(q->d, plan, q->handle), st, done);
     const cudnnStatus_t s = cudnnBackendFinalize(plan);
     if (s != CUDNN_STATUS_SUCCESS) {
-        t->failed++;
-        note_failure(t, s);
+        q->t.failed++;
+        note_failure(&q->t, s);
         goto done;
     }
     int64_t n = 0, bytes = 0;
     DNN_TRY_TO(cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &n,
                                         &bytes),
                st, done);
-    if (bytes < 0 || (size_t)bytes > d->ws_limit) {
-        t->workspace++;
+    if (bytes < 0 || (size_t)bytes > q->ws_limit) {
+        q->t.workspace++;
         goto done;
     }
     *ws = (size_t)bytes;
@@ -130,19 +147,19 @@ done:
 }
 
 /* Go through the configurations in cuDNN's order. The one that serves is moved from the list to the plan. */
-static dass_status try_configs(const dass__dnn *d, dass__dnn_plan *p, descriptor *config, int64_t n, tally *t)
+static dass_status try_configs(inquiry *q, dass__dnn_plan *p, descriptor *config, int64_t n)
 {
     const unsigned no = forbidden(p->c.precision);
     for (int64_t i = 0; i < n; ++i) {
         dass__dnn_engine e;
         DASS_TRY(dass__dnn_engine_of(config[i], &e));
-        t->seen++;
+        q->t.seen++;
         if (e.notes & no) {
-            t->rounding++;
-        } else if (d->deterministic && (e.notes & NOTE(NONDETERMINISTIC))) {
-            t->random++;
+            q->t.rounding++;
+        } else if (q->d->deterministic && (e.notes & NOTE(NONDETERMINISTIC))) {
+            q->t.random++;
         } else {
-            DASS_TRY(try_config(d, config[i], t, &p->plan, &p->ws));
+            DASS_TRY(try_config(q, config[i], &p->plan, &p->ws));
             if (p->plan != NULL) {
                 dass__dnn_name(p, &e);
                 p->own[p->n_own++] = config[i];
@@ -155,8 +172,7 @@ static dass_status try_configs(const dass__dnn *d, dass__dnn_plan *p, descriptor
 }
 
 /* Ask the heuristics of one mode. That they know nothing is no error. */
-static dass_status try_mode(const dass__dnn *d, dass__dnn_plan *p, descriptor graph, cudnnBackendHeurMode_t mode,
-                            tally *t)
+static dass_status try_mode(inquiry *q, dass__dnn_plan *p, descriptor graph, cudnnBackendHeurMode_t mode)
 {
     descriptor heur = NULL, *config = NULL;
     int64_t room = 0, n = 0;
@@ -165,10 +181,11 @@ static dass_status try_mode(const dass__dnn *d, dass__dnn_plan *p, descriptor gr
     DNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heur));
     DNN_TRY_TO(cudnnBackendSetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, type, 1, &graph), st, done);
     DNN_TRY_TO(cudnnBackendSetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode), st, done);
-    DNN_TRY_TO(cudnnBackendSetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, type, 1, &d->device), st, done);
+    if (q->handle == NULL)
+        DNN_TRY_TO(cudnnBackendSetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, type, 1, &q->d->device), st, done);
     const cudnnStatus_t s = cudnnBackendFinalize(heur);
     if (s != CUDNN_STATUS_SUCCESS) {
-        note_failure(t, s);
+        note_failure(&q->t, s);
         goto done;
     }
     DNN_TRY_TO(cudnnBackendGetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_RESULTS, type, 0, &room, NULL), st, done);
@@ -180,7 +197,7 @@ static dass_status try_mode(const dass__dnn *d, dass__dnn_plan *p, descriptor gr
     for (int64_t i = 0; i < room; ++i)
         DNN_TRY_TO(cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &config[i]), st, done);
     DNN_TRY_TO(cudnnBackendGetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_RESULTS, type, room, &n, config), st, done);
-    DASS_TRY_TO(try_configs(d, p, config, n < room ? n : room, t), st, done);
+    DASS_TRY_TO(try_configs(q, p, config, n < room ? n : room), st, done);
 done:
     for (int64_t i = 0; config != NULL && i < room; ++i)
         dass__dnn_drop(&config[i]);
@@ -189,14 +206,14 @@ done:
     return st;
 }
 
-dass_status dass__dnn_choose(const dass__dnn *d, dass__dnn_plan *p)
+dass_status dass__dnn_choose(const dass__dnn *d, dass__dnn_plan *p, cudnnHandle_t handle, size_t ws_limit)
 {
     static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
     descriptor graph = NULL;
-    tally t = {.last = "none"};
-    DASS_TRY(dass__dnn_graph(p, &graph));
+    inquiry q = {.d = d, .handle = handle, .ws_limit = ws_limit, .t = {.last = "none"}};
+    DASS_TRY(dass__dnn_graph(p, handle, &graph));
     for (size_t i = 0; i < sizeof modes / sizeof *modes && p->plan == NULL; ++i)
-        DASS_TRY(try_mode(d, p, graph, modes[i], &t));
+        DASS_TRY(try_mode(&q, p, graph, modes[i]));
     if (p->plan != NULL)
         return DASS_OK;
     char text[DASS__DNN_TEXT];
@@ -204,6 +221,43 @@ dass_status dass__dnn_choose(const dass__dnn *d, dass__dnn_plan *p)
                      "cuDNN %zu has no plan for '%s': of %d candidates %d were dropped for their rounding, %d as "
                      "nondeterministic, %d for wanting more than %zu bytes of workspace, %d were refused, the last "
                      "error being %s; use other kernels for this node",
-                     cudnnGetVersion(), dass__dnn_conv_text(&p->c, text, sizeof text), t.seen, t.rounding, t.random,
-                     t.workspace, d->ws_limit, t.failed, t.last);
+                     cudnnGetVersion(), dass__dnn_conv_text(&p->c, text, sizeof text), q.t.seen, q.t.rounding,
+                     q.t.random, q.t.workspace, ws_limit, q.t.failed, q.t.last);
+}
+
+/* ---- a plan from its text ---------------------------------------------------------------------------------------- */
+
+dass_status dass__dnn_plan_of_text(const dass__dnn *d, dass__dnn_plan *p, const char *json, size_t n)
+{
+    descriptor plan = NULL, config = NULL;
+    dass__dnn_engine e;
+    int64_t one = 0, bytes = 0;
+    dass_status st;
+    DNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan));
+    DASS_TRY_TO(set_place(d, plan, d->handle), st, done); /* before the text, or cuDNN crashes */
+    DNN_TRY_TO(cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
+                                        (int64_t)n, json),
+               st, done);
+    DNN_TRY_TO(cudnnBackendFinalize(plan), st, done);
+    DNN_TRY_TO(cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &one,
+                                        &bytes),
+               st, done);
+    DNN_TRY_TO(cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &config), st, done);
+    DNN_TRY_TO(cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                        &one, &config),
+               st, done);
+    DASS_TRY_TO(dass__dnn_engine_of(config, &e), st, done);
+    if (bytes < 0 || (size_t)bytes > d->ws_limit) {
+        st = DASS_FAIL(DASS_FORMAT, "a plan of %lld bytes of workspace, where at most %zu are allowed",
+                       (long long)bytes, d->ws_limit);
+        goto done;
+    }
+    dass__dnn_name(p, &e);
+    p->ws = (size_t)bytes;
+    p->plan = plan;
+    plan = NULL;
+done:
+    dass__dnn_drop(&config);
+    dass__dnn_drop(&plan);
+    return st;
 }

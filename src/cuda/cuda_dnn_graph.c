@@ -203,7 +203,7 @@ static dass_status make_pointwise(dass__dnn_plan *p, descriptor x, descriptor b,
 
 /* conv -> add bias -> activation, whichever of the last two there are; what lies between is fp32. No engine takes bf16
  * and returns fp32 gradients of weights as such; with an identity behind the convolution the compiled engines do. */
-dass_status dass__dnn_graph(dass__dnn_plan *p, descriptor *out)
+dass_status dass__dnn_graph(dass__dnn_plan *p, cudnnHandle_t handle, descriptor *out)
 {
     const dass__dnn_conv *const c = &p->c;
     const bool identity = c->precision == DASS_PRECISION_BF16 && c->kind == DASS__DNN_WEIGHTS;
@@ -232,6 +232,8 @@ dass_status dass__dnn_graph(dass__dnn_plan *p, descriptor *out)
         DASS_TRY(make_pointwise(p, c->bias ? sum : conv, NULL, y, &op[n++]));
     DASS_TRY(make(p, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, out));
     DNN_SET(*out, OPERATIONGRAPH_OPS, BACKEND_DESCRIPTOR, n, op);
+    if (handle != NULL)
+        DNN_SET(*out, OPERATIONGRAPH_HANDLE, HANDLE, 1, &handle);
     DNN_TRY(cudnnBackendFinalize(*out));
     return DASS_OK;
 }

@@ -20,15 +20,18 @@ struct dass__dnn {
     char *cache_dir; /* NULL: no cache */
     size_t ws_limit;
     bool deterministic;
+    bool told; /* that a described plan failed on the card */
 };
 
 struct dass__dnn_plan {
     dass__dnn_conv c;
-    descriptor own[24]; /* the graph below `plan`, in the order of making; empty when it came from the cache */
+    descriptor own[24]; /* the graph below `plan`, in the order of making; empty when it came from its text */
     int n_own;
     descriptor plan, pack; /* pack: NULL before bind */
     size_t ws;
     bool cached;
+    bool on_card; /* made on the card: nothing else is left to try */
+    bool ran;     /* without an error, once */
     char name[96];
 };
 
@@ -46,6 +49,8 @@ dass_status dass__dnn_check(cudnnStatus_t s, const char *call);
 
 /* Destroy and forget; a NULL descriptor is fine. */
 void dass__dnn_drop(descriptor *d);
+/* Drop the plan and the graph below it, but not the pack. */
+void dass__dnn_drop_plan(dass__dnn_plan *p);
 /* A text attribute as a NUL-ended block; free with dass_mem_free. */
 dass_status dass__dnn_text_of(descriptor d, cudnnBackendAttributeName_t name, const char *what, char **out);
 
@@ -61,8 +66,9 @@ enum { DASS__DNN_X = 1, DASS__DNN_W, DASS__DNN_Y, DASS__DNN_BIAS }; /* unique id
 dass_status dass__dnn_conv_check(const dass__dnn_conv *c);
 /* The type of a tensor of the plan, by its id. */
 cudnnDataType_t dass__dnn_type(const dass__dnn_conv *c, int64_t uid);
-/* The finalised operation graph of p->c, owned by the plan like everything below it. */
-dass_status dass__dnn_graph(dass__dnn_plan *p, descriptor *out);
+/* The finalised operation graph of p->c, owned by the plan like everything below it. handle: NULL for a described card.
+ */
+dass_status dass__dnn_graph(dass__dnn_plan *p, cudnnHandle_t handle, descriptor *out);
 
 /* ---- cuda_dnn_engine.c ---- */
 
@@ -76,8 +82,12 @@ typedef struct dass__dnn_engine {
 dass_status dass__dnn_engine_of(descriptor config, dass__dnn_engine *out);
 /* Write p->name. */
 void dass__dnn_name(dass__dnn_plan *p, const dass__dnn_engine *e);
-/* Build the graph and set p->plan, p->ws and p->name by the heuristics. DASS_UNSUPPORTED when nothing passes. */
-dass_status dass__dnn_choose(const dass__dnn *d, dass__dnn_plan *p);
+/* Build the graph and set p->plan, p->ws and p->name by the heuristics; at most ws_limit bytes of workspace. handle:
+ * d->handle to ask and plan on the card, NULL to do so by its description. DASS_UNSUPPORTED when nothing passes. */
+dass_status dass__dnn_choose(const dass__dnn *d, dass__dnn_plan *p, cudnnHandle_t handle, size_t ws_limit);
+/* Set p->plan, p->ws and p->name from a plan's text of n bytes: with the handle, so that it runs there; without one, by
+ * the description. */
+dass_status dass__dnn_plan_of_text(const dass__dnn *d, dass__dnn_plan *p, const char *json, size_t n);
 
 /* ---- cuda_dnn_cache.c ---- */
 

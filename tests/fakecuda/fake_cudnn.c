@@ -6,7 +6,8 @@
  *
  * It refuses, with a line on stderr and CUDNN_STATUS_BAD_PARAM: tensors that do not lie in live device memory with all
  * bytes their strides span, or not aligned as declared, or not in the pack; a workspace too small or missing; memory
- * that is written while something else lies there; handles, plans and packs that are not alive or not finalised. The
+ * that is written while something else lies there; handles, plans and packs that are not alive or not finalised; plans
+ * that were not finalised with a handle. The card behind a handle is the one that $DASS_CUDNN_DEVICE describes. The
  * workspace is filled with NaNs before every run, and a NaN that was read reaches the output.
  *
  * Link it, or preload it as a shared object, in front of libcudnn.so.9, together with an fake_cuda_inside().
@@ -109,10 +110,12 @@ typedef struct program {
     int64_t ws;
 } program;
 
-/* A variant pack or a plan that is alive. */
+/* A variant pack, a plan or an operation graph that is alive. */
 typedef struct record {
     descriptor d;
     bool finalized;
+    bool is_plan;
+    bool with_handle, from_text; /* of a plan; with_handle of a graph too */
     int64_t n_uid, n_ptr;
     int64_t uid[MAX_POINTERS];
     void *ptr[MAX_POINTERS];
@@ -237,6 +240,81 @@ cudnnStatus_t cudnnGetStream(cudnnHandle_t h, cudaStream_t *stream)
     return CUDNN_STATUS_SUCCESS;
 }
 
+/* ---- the card behind a handle ----------------------------------------------------------------------------------- */
+
+static bool asked_to_refuse(const char *word)
+{
+    const char *const words = getenv("FAKE_CUDNN_REFUSE");
+    return words != NULL && strstr(words, word) != NULL;
+}
+
+/* The description that the real library plans for instead of asking a card. Made once, kept. */
+static descriptor card(void)
+{
+    static descriptor d;
+    static char json[1 << 16];
+    REAL(cudnnBackendCreateDescriptor);
+    REAL(cudnnBackendSetAttribute);
+    REAL(cudnnBackendFinalize);
+    const char *const path = getenv("DASS_CUDNN_DEVICE");
+    if (d != NULL)
+        return d;
+    FILE *const f = path != NULL ? fopen(path, "rb") : NULL;
+    const size_t n = f != NULL ? fread(json, 1, sizeof json - 1, f) : 0;
+    if (f != NULL)
+        fclose(f);
+    descriptor made = NULL;
+    if (n == 0 ||
+        cudnnBackendCreateDescriptor_real(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &made) != CUDNN_STATUS_SUCCESS ||
+        cudnnBackendSetAttribute_real(made, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)n,
+                                      json) != CUDNN_STATUS_SUCCESS ||
+        cudnnBackendFinalize_real(made) != CUDNN_STATUS_SUCCESS) {
+        fprintf(stderr, "fake cudnn: DASS_CUDNN_DEVICE=%s describes no card\n", path != NULL ? path : "");
+        abort();
+    }
+    d = made;
+    return d;
+}
+
+/* Attributes that a handle is behind: the real library gets the description of the card in its place. */
+static cudnnStatus_t set_handle(descriptor d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                                int64_t n, const void *v)
+{
+    REAL(cudnnBackendSetAttribute);
+    cudnnHandle_t h = NULL;
+    if (type != CUDNN_TYPE_HANDLE || n != 1)
+        REFUSE("a handle of type %d, %" PRId64 " of them", (int)type, n);
+    memcpy(&h, v, sizeof h);
+    pthread_mutex_lock(&lock);
+    const bool alive = live(h) != NULL;
+    if (alive)
+        find_or_add(d)->with_handle = true;
+    pthread_mutex_unlock(&lock);
+    if (!alive)
+        REFUSE("a descriptor for a handle that is not alive");
+    if (name == CUDNN_ATTR_OPERATIONGRAPH_HANDLE)
+        return CUDNN_STATUS_SUCCESS;
+    descriptor c = card();
+    return cudnnBackendSetAttribute_real(d, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &c);
+}
+
+/* Heuristics of a graph with a handle know the card; of one without they must be told. */
+static cudnnStatus_t set_graph(descriptor heur, const void *v)
+{
+    REAL(cudnnBackendSetAttribute);
+    descriptor graph = NULL, c = card();
+    memcpy(&graph, v, sizeof graph);
+    cudnnStatus_t s = cudnnBackendSetAttribute_real(heur, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH,
+                                                    CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph);
+    pthread_mutex_lock(&lock);
+    const record *const r = find(graph);
+    const bool known = r != NULL && r->with_handle;
+    pthread_mutex_unlock(&lock);
+    if (s == CUDNN_STATUS_SUCCESS && known)
+        s = cudnnBackendSetAttribute_real(heur, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &c);
+    return s;
+}
+
 /* ---- variant packs ---------------------------------------------------------------------------------------------- */
 
 cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, descriptor *d)
@@ -244,10 +322,11 @@ cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, de
     REAL(cudnnBackendCreateDescriptor);
     const cudnnStatus_t s = cudnnBackendCreateDescriptor_real(type, d);
     if (s != CUDNN_STATUS_SUCCESS ||
-        (type != CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR && type != CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR))
+        (type != CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR && type != CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR &&
+         type != CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR))
         return s;
     pthread_mutex_lock(&lock);
-    *find_or_add(*d) = (record){.d = *d};
+    *find_or_add(*d) = (record){.d = *d, .is_plan = type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR};
     pthread_mutex_unlock(&lock);
     return s;
 }
@@ -256,7 +335,16 @@ cudnnStatus_t cudnnBackendSetAttribute(descriptor d, cudnnBackendAttributeName_t
                                        int64_t n, const void *v)
 {
     REAL(cudnnBackendSetAttribute);
+    if (name == CUDNN_ATTR_EXECUTION_PLAN_HANDLE || name == CUDNN_ATTR_OPERATIONGRAPH_HANDLE)
+        return set_handle(d, name, type, n, v);
+    if (name == CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH && type == CUDNN_TYPE_BACKEND_DESCRIPTOR && n == 1)
+        return set_graph(d, v);
     const cudnnStatus_t s = cudnnBackendSetAttribute_real(d, name, type, n, v);
+    if (s == CUDNN_STATUS_SUCCESS && name == CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION) {
+        pthread_mutex_lock(&lock);
+        find_or_add(d)->from_text = true;
+        pthread_mutex_unlock(&lock);
+    }
     const bool uids = name == CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS;
     const bool ptrs = name == CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS;
     const bool ws = name == CUDNN_ATTR_VARIANT_PACK_WORKSPACE;
@@ -282,9 +370,18 @@ cudnnStatus_t cudnnBackendSetAttribute(descriptor d, cudnnBackendAttributeName_t
 cudnnStatus_t cudnnBackendFinalize(descriptor d)
 {
     REAL(cudnnBackendFinalize);
+    pthread_mutex_lock(&lock);
+    record *r = find(d);
+    const bool plan = r != NULL && r->is_plan;
+    const bool text = plan && r->with_handle && r->from_text, made = plan && r->with_handle && !r->from_text;
+    pthread_mutex_unlock(&lock);
+    if (plan && asked_to_refuse("plans"))
+        return CUDNN_STATUS_NOT_SUPPORTED;
+    if ((text && asked_to_refuse("text")) || (made && asked_to_refuse("card")))
+        return CUDNN_STATUS_INTERNAL_ERROR;
     const cudnnStatus_t s = cudnnBackendFinalize_real(d);
     pthread_mutex_lock(&lock);
-    record *const r = find(d);
+    r = find(d);
     if (s == CUDNN_STATUS_SUCCESS && r != NULL)
         r->finalized = true;
     pthread_mutex_unlock(&lock);
@@ -715,6 +812,10 @@ static cudnnStatus_t execute(cudnnHandle_t h, descriptor plan, descriptor pack)
         REFUSE("cudnnBackendExecute with a variant pack that is not alive or not finalised");
     if (r == NULL || !r->finalized)
         REFUSE("cudnnBackendExecute with a plan that is not alive or not finalised");
+    if (!r->with_handle)
+        REFUSE("cudnnBackendExecute with a plan that was finalised without a handle");
+    if (r->from_text && asked_to_refuse("run"))
+        return CUDNN_STATUS_EXECUTION_FAILED;
     if (r->plan == NULL) {
         const cudnnStatus_t s = load(plan, &r->plan);
         if (s != CUDNN_STATUS_SUCCESS)

@@ -749,6 +749,148 @@ static void test_cache_folder(void **state)
     assert_int_equal(dass_mem_get_stats().n_live, 0);
 }
 
+/* ---- what a card refuses ----------------------------------------------------------------------------------------- */
+
+/* Two convolutions on a double that refuses `what`, with the numbers of the plain loops; its warnings go to stderr. */
+static void run_refused(const char *what)
+{
+    (void)setenv("FAKE_CUDNN_REFUSE", what, 1);
+    dass__dnn *dnn = open_with((dass__dnn_options){.deterministic = true});
+    for (int i = 0; i < 2; i++) { /* the second refusal is not told */
+        dass__dnn_conv c = shapes[i];
+        c.bias = true;
+        rig r;
+        rig_make(&r, dnn, c);
+        check_ok(rig_bind(&r));
+        check_ok(dass__dnn_run(dnn, r.plan));
+        compare(&r, 1e-5);
+        memset(r.y, 0xff, (size_t)r.ny * r.bytes);
+        check_ok(dass__dnn_run(dnn, r.plan));
+        compare(&r, 1e-5);
+        rig_free(&r);
+    }
+    dass__dnn_close(dnn);
+    (void)unsetenv("FAKE_CUDNN_REFUSE");
+    assert_int_equal(dass_mem_get_stats().n_live, 0);
+}
+
+static int times(const char *text, const char *word)
+{
+    int n = 0;
+    for (const char *p = text; (p = strstr(p, word)) != NULL; p++)
+        n++;
+    return n;
+}
+
+static void run_refused_text(void)
+{
+    run_refused("text");
+}
+static void run_refused_run(void)
+{
+    run_refused("run");
+}
+static void run_unrefused(void)
+{
+    run_refused("");
+}
+
+/* Read from its text or run for the first time: a plan that the card refuses is made on the card, and told once with
+ * cuDNN's status. A card that refuses nothing is told nothing of. */
+static void test_refused_plans_are_made_on_the_card(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*run)(void);
+        const char *status;
+    } cases[] = {{run_refused_text, "returned 4000 (CUDNN_STATUS_INTERNAL_ERROR)"},
+                 {run_refused_run, "cudnnBackendExecute returned 5000 (CUDNN_STATUS_EXECUTION_FAILED)"}};
+    char buf[8192];
+    for (size_t i = 0; i < N_OF(cases); i++) {
+        const int status = stderr_of(cases[i].run, buf, sizeof buf);
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || times(buf, "made on the card does") != 1 ||
+            times(buf, cases[i].status) != 1)
+            fail_msg("case %zu: status %d, got:\n%s", i, status, buf);
+    }
+    const int status = stderr_of(run_unrefused, buf, sizeof buf);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_int_equal(times(buf, "warning"), 0);
+}
+
+/* Where the card's own plan fails too, the error says both. */
+static void test_both_plans_refused(void **state)
+{
+    (void)state;
+    dass__dnn *dnn = open_with((dass__dnn_options){.deterministic = true});
+    dass__dnn_plan *plan = NULL;
+    (void)setenv("FAKE_CUDNN_REFUSE", "text,card", 1);
+    assert_int_equal(dass__dnn_plan_make(dnn, &shapes[0], &plan), DASS_UNSUPPORTED);
+    assert_null(plan);
+    assert_non_null(strstr(dass_error_text(), "returned 4000"));
+    assert_non_null(strstr(dass_error_text(), "and a plan made on the card: cuDNN"));
+    (void)setenv("FAKE_CUDNN_REFUSE", "run,card", 1);
+    rig r;
+    rig_make(&r, dnn, shapes[0]);
+    check_ok(rig_bind(&r));
+    assert_int_equal(dass__dnn_run(dnn, r.plan), DASS_UNSUPPORTED);
+    assert_non_null(strstr(dass_error_text(), "returned 5000"));
+    assert_int_equal(dass__dnn_run(dnn, r.plan), DASS_DEVICE);
+    assert_non_null(strstr(dass_error_text(), "had no other"));
+    rig_free(&r);
+    (void)unsetenv("FAKE_CUDNN_REFUSE");
+    dass__dnn_close(dnn);
+    assert_int_equal(dass_mem_get_stats().n_live, 0);
+}
+
+/* The cache keeps the card's plan, not the one that the card refused. */
+static void test_cards_plan_is_kept(void **state)
+{
+    (void)state;
+    char path[512], again[512];
+    expect_plan(&shapes[0], false);
+    cached_file(path, sizeof path);
+    dass__dnn *dnn = open_with((dass__dnn_options){.cache_dir = folder, .deterministic = true});
+    rig r;
+    rig_make(&r, dnn, shapes[0]);
+    assert_true(dass__dnn_plan_cached(r.plan));
+    check_ok(rig_bind(&r));
+    assert_int_equal(unlink(path), 0);
+    (void)setenv("FAKE_CUDNN_REFUSE", "run", 1);
+    check_ok(dass__dnn_run(dnn, r.plan));
+    (void)unsetenv("FAKE_CUDNN_REFUSE");
+    assert_false(dass__dnn_plan_cached(r.plan));
+    compare(&r, 1e-5);
+    cached_file(again, sizeof again);
+    assert_string_equal(path, again);
+    rig_free(&r);
+    dass__dnn_close(dnn);
+    expect_plan(&shapes[0], true);
+    assert_int_equal(unlink(path), 0);
+}
+
+/* The double refuses what no handle was given to. */
+static void run_without_handle(void)
+{
+    fake_cudnn_no_device(true);
+    dass__dnn *dnn = open_with((dass__dnn_options){0});
+    fake_cudnn_no_device(false);
+    rig r;
+    rig_make(&r, dnn, shapes[0]);
+    check_ok(rig_bind(&r));
+    cudnnHandle_t h = NULL;
+    assert_int_equal(cudnnCreate(&h), CUDNN_STATUS_SUCCESS);
+    assert_int_equal(cudnnBackendExecute(h, r.plan->plan, r.plan->pack), CUDNN_STATUS_BAD_PARAM);
+}
+
+static void test_handle_is_needed(void **state)
+{
+    (void)state;
+    char buf[4096];
+    const int status = stderr_of(run_without_handle, buf, sizeof buf);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_non_null(strstr(buf, "finalised without a handle"));
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static dass_status plan_once(void)
@@ -806,8 +948,10 @@ static int setup(void **state)
 {
     (void)state;
     static char text[1 << 16];
-    const char *const path = getenv("DASS_FAKE_DEVICE");
-    text[read_file(path != NULL ? path : "tests/cudnn_plans/h100.json", text, sizeof text - 1)] = '\0';
+    const char *const own = getenv("DASS_FAKE_DEVICE");
+    const char *const path = own != NULL ? own : "tests/cudnn_plans/h100.json";
+    (void)setenv("DASS_CUDNN_DEVICE", path, 1); /* the card behind the double's handles */
+    text[read_file(path, text, sizeof text - 1)] = '\0';
     card = text;
     return mkdtemp(folder) == NULL;
 }
@@ -821,14 +965,26 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_three_kinds),       cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_bf16_sums),         cmocka_unit_test(test_bias_and_activation),
-        cmocka_unit_test(test_faults_in_memory),  cmocka_unit_test(test_faults_in_workspace),
-        cmocka_unit_test(test_faults_in_binding), cmocka_unit_test(test_unwritten_input_shows),
-        cmocka_unit_test(test_no_card),           cmocka_unit_test(test_impossible),
-        cmocka_unit_test(test_filters),           cmocka_unit_test(test_workspace_limit),
-        cmocka_unit_test(test_damaged_cache),     cmocka_unit_test(test_cache_folder),
-        cmocka_unit_test(test_out_of_memory),     cmocka_unit_test(test_run_allocates_nothing),
+        cmocka_unit_test(test_three_kinds),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_bf16_sums),
+        cmocka_unit_test(test_bias_and_activation),
+        cmocka_unit_test(test_faults_in_memory),
+        cmocka_unit_test(test_faults_in_workspace),
+        cmocka_unit_test(test_faults_in_binding),
+        cmocka_unit_test(test_unwritten_input_shows),
+        cmocka_unit_test(test_no_card),
+        cmocka_unit_test(test_impossible),
+        cmocka_unit_test(test_filters),
+        cmocka_unit_test(test_workspace_limit),
+        cmocka_unit_test(test_damaged_cache),
+        cmocka_unit_test(test_cache_folder),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_run_allocates_nothing),
+        cmocka_unit_test(test_refused_plans_are_made_on_the_card),
+        cmocka_unit_test(test_both_plans_refused),
+        cmocka_unit_test(test_cards_plan_is_kept),
+        cmocka_unit_test(test_handle_is_needed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
