@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "double.h"
 #include "rig.h"
 
 enum { BATCH = 4, IMAGE = 8, CLASSES = 5, PIXELS = BATCH * 3 * IMAGE * IMAGE };
@@ -22,30 +23,23 @@ static const dass_arch supernet = {.kind = DASS_NET_SUPERNET,
                                    .in_channels = 3,
                                    .image = IMAGE};
 
+/* For what is told by few nodes. */
+static const dass_arch smaller = {.kind = DASS_NET_SUPERNET,
+                                  .channels = 4,
+                                  .layers = 3,
+                                  .nodes = 1,
+                                  .classes = CLASSES,
+                                  .in_channels = 3,
+                                  .image = IMAGE};
+
 typedef struct setting {
+    const dass_arch *arch; /* NULL: supernet */
     dass_stage stage;
     bool second_order;
     dass_exec_options opt;
     dass_precision precision;
     uint64_t seed; /* of the parameters; 0: 11 */
 } setting;
-
-static const char *why_no_cuda(void)
-{
-    for (size_t i = 0; dass_backend_name(i) != NULL; i++)
-        if (strcmp(dass_backend_name(i), "cuda") == 0)
-            return dass_backend_why_not(i);
-    return "this build knows no such device";
-}
-
-static void need_cuda(void)
-{
-    const char *why = why_no_cuda();
-    if (why == NULL)
-        return;
-    print_message("cuda: skipped: %s\n", why);
-    skip();
-}
 
 static void feed(const rig *r, dass_inputs to)
 {
@@ -87,8 +81,9 @@ static void open_step(rig *r, const char *device, const setting *set)
     dass_task task[DASS_MAX_STEPS];
     uint32_t n = dass_alpha_tasks(set->stage, set->second_order ? 2 : 1, task);
     task[n++] = DASS_TASK_WEIGHTS;
+    const dass_arch *arch = set->arch != NULL ? set->arch : &supernet;
     open_store(r, device, set->precision);
-    make_segments(r, &supernet);
+    make_segments(r, arch);
     for (uint32_t i = 0; i < n; i++)
         phase[i] = (dass_phase){.task = task[i],
                                 .inputs = dass_task_validates(task[i]) ? DASS_INPUTS_VALIDATION : DASS_INPUTS_MAIN,
@@ -102,7 +97,7 @@ static void open_step(rig *r, const char *device, const setting *set)
                                 .cutout = 2,
                                 .segments = r->segments,
                                 .n_segments = r->n_segments};
-    check_ok(dass_steps_plan(r->s, &supernet, phase, n, r->be, &set->opt, &r->steps));
+    check_ok(dass_steps_plan(r->s, arch, phase, n, r->be, &set->opt, &r->steps));
     check_ok(dass_steps_bind(r->s, &r->steps));
     check_ok(dass_store_init(r->s, set->seed ? set->seed : 11));
     if (set->stage != DASS_STAGE_DENSE) {
@@ -452,6 +447,88 @@ static void merging_and_recording_change_no_byte(void **state)
     merging_changes_no_byte_in(DASS_PRECISION_BF16);
 }
 
+/* Steps under a fault of the double's recordings: the bytes of those without one, one warning with these words or none,
+ * and a recording or none. */
+static void recording_fails(const char *fault, const char *words, const unsigned char *want, size_t n)
+{
+    static char text[1 << 14];
+    const setting set = {.arch = &smaller, .stage = DASS_STAGE_DENSE};
+    rig r;
+    size_t m = 0;
+    (void)setenv("FAKE_CUDA_CAPTURE", fault, 1);
+    overheard o = overhear_begin();
+    const unsigned char *got = state_after(&set, &r, &m);
+    overhear_end(&o, text, sizeof text);
+    (void)unsetenv("FAKE_CUDA_CAPTURE");
+    assert_int_equal(m, n);
+    assert_memory_equal(got, want, n);
+    if (words == NULL ? text[0] != '\0'
+                      : times_in(text, "warning") != 1 || strstr(text, "cannot be recorded") == NULL ||
+                            strstr(text, words) == NULL)
+        fail_msg("with %s, stderr is:\n%s", fault, text);
+    assert_true((dass_program_recorded(r.steps.program, 0, r.steps.n) > 0) == (words == NULL));
+    rig_close(&r);
+}
+
+/* A recording that fails, wherever it does, costs time and no number. A library that asks for memory fails none. */
+static void a_failed_recording_goes_on_aloud(void **state)
+{
+    (void)state;
+    need_double();
+    const setting set = {.arch = &smaller, .stage = DASS_STAGE_DENSE};
+    rig first;
+    size_t n = 0;
+    const unsigned char *want = state_after(&set, &first, &n);
+    assert_true(dass_program_recorded(first.steps.program, 0, first.steps.n) > 0);
+    recording_fails("wait:20", "did what a recording cannot hold; node ", want, n);
+    recording_fails("malloc:20", NULL, want, n);
+    if (getenv("DASS_TEST_SHORT") == NULL) {
+        recording_fails("instantiate", "cudaGraphInstantiate", want, n);
+        recording_fails("begin", "cudaStreamBeginCapture", want, n);
+    }
+    rig_close(&first);
+}
+
+/* Two relus merged, of 8 channels and of this many, whatever their groups are. */
+static int32_t other_channels;
+
+static void merge_two_relus(void)
+{
+    dass_backend *be = NULL;
+    dass_graph *g = NULL;
+    dass_arena *mem = NULL;
+    dass_kernel k[3];
+    const dass_kernel *both[2] = {&k[0], &k[1]};
+    check_ok(dass_backend_open("cuda", NULL, &be));
+    check_ok(dass_arena_make("test", &mem));
+    check_ok(dass_graph_make(DASS_F32, &g));
+    for (dass_node n = 1; n <= 2; n++) {
+        const int32_t dim[4] = {1, n == 1 ? 8 : other_channels, 3, 3};
+        (void)dass_relu(g, dass_ref(g, "x", 1, 0, DASS_LAYOUT_NHWC, 4, dim), DASS_ACT_RELU);
+        check_ok(be->ops->select(be, mem, g, n, &k[n - 1]));
+    }
+    check_ok(be->ops->merge(be, mem, both, 2, &k[2]));
+    (void)fprintf(stderr, "merged\n");
+}
+
+/* A group is a hash. Should two sorts of kernels have one, they must not become one launch: a kernel of four channels a
+ * thread would run over five. */
+static void kernels_that_only_hash_alike_are_not_merged(void **state)
+{
+    (void)state;
+    need_double(); /* a device does not survive the fork */
+    char text[4096];
+    other_channels = 16;
+    (void)stderr_of(merge_two_relus, text, sizeof text);
+    assert_non_null(strstr(text, "merged"));
+    other_channels = 5;
+    const int status = stderr_of(merge_two_relus, text, sizeof text);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT)
+        fail_msg("status %d, stderr is:\n%s", status, text);
+    assert_non_null(strstr(text, "variant"));
+    assert_null(strstr(text, "merged"));
+}
+
 static void a_step_is_one_recording_of_fewer_launches(void **state)
 {
     (void)state;
@@ -503,6 +580,8 @@ int main(void)
         cmocka_unit_test(a_second_order_alpha_is_fp32),
         cmocka_unit_test(a_pruned_evaluation_in_bf16_agrees),
         cmocka_unit_test(merging_and_recording_change_no_byte),
+        cmocka_unit_test(a_failed_recording_goes_on_aloud),
+        cmocka_unit_test(kernels_that_only_hash_alike_are_not_merged),
         cmocka_unit_test(a_step_is_one_recording_of_fewer_launches),
         cmocka_unit_test(a_step_allocates_nothing),
     };

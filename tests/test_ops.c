@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "cases.h"
+#include "double.h"
 
 /* Largest difference from the double reference, relative to the largest entry of the output (or
  * 0.01). Sums of a few thousand products of numbers up to 8 in float stay well below it. */
@@ -395,6 +396,79 @@ static void tf32_rounds_factors_of_convolutions(void **state)
     dass_backend_close(be);
 }
 
+/* Is its convolution one that cuBLASLt takes? */
+static bool is_pointwise(const test_case *t)
+{
+    case_graph *cg = NULL;
+    bool is = false;
+    assert_int_equal(case_graph_make(t, DASS_F32, CASE_PLAIN, false, &cg), DASS_OK);
+    for (dass_node n = 1; n < cg->g->n_nodes; n++) {
+        const dass_conv_attr *a = &cg->g->nodes[n].attr.conv;
+        is = is || (cg->g->nodes[n].op == t->op && a->kh == 1 && a->kw == 1 && a->stride == 1 && a->pad == 0 &&
+                    a->groups == 1);
+    }
+    case_graph_free(cg);
+    return is;
+}
+
+/* Launches of a library, or of what else the backend counts under that name. */
+static uint64_t calls_of(const char *backend, const char *library)
+{
+    uint64_t calls = 0;
+    const char *name = NULL;
+    for (uint32_t i = 0; (name = dass_backend_kernel(backend, i, &calls)) != NULL; i++)
+        if (strcmp(name, library) == 0)
+            return calls;
+    fail_msg("%s counts no %s", backend, library);
+    return 0;
+}
+
+/* Where cuBLASLt has no algorithm, pointwise products are cuDNN's, with the same numbers and one warning; where cuDNN
+ * has no plan either, its error is the user's. */
+static void a_row_that_refuses_leaves_the_node_to_the_next(void **state)
+{
+    (void)state;
+    need_double();
+    static char text[1 << 14];
+    static const dass_op ops[] = {DASS_OP_CONV, DASS_OP_CONV_BWD_DATA, DASS_OP_CONV_BWD_WEIGHTS};
+    dass_backend *be = NULL;
+    dass_backend *ref = NULL;
+    size_t n;
+    const test_case *all = cases_all(&n);
+    int wrong = 0;
+    double worst = 0;
+    assert_int_equal(dass_backend_open("cuda", NULL, &be), DASS_OK);
+    assert_int_equal(dass_backend_open("ref64", NULL, &ref), DASS_OK);
+    const uint64_t before = calls_of("cuda", "cublaslt");
+    setenv("FAKE_CUBLASLT_REFUSE", "1", 1);
+    overheard o = overhear_begin();
+    for (size_t k = 0; k < N_OF(ops); k++)
+        for (size_t i = 0; i < n; i++)
+            if (all[i].op == ops[k])
+                wrong += compare_case(be, ref, &all[i], CASE_PLAIN, tolerance, &worst);
+    overhear_end(&o, text, sizeof(text));
+    assert_int_equal(wrong, 0);
+    assert_int_equal(calls_of("cuda", "cublaslt"), before);
+    if (times_in(text, "refuses node") != 1 || strstr(text, "cublaslt_pointwise refuses node") == NULL ||
+        strstr(text, "cudnn is asked instead") == NULL)
+        fail_msg("stderr is:\n%s", text);
+    setenv("FAKE_CUDNN_REFUSE", "plans", 1);
+    case_graph *cg = NULL;
+    case_data d = {{0}, {0}};
+    size_t pointwise = 0;
+    while (pointwise < n && (all[pointwise].op != DASS_OP_CONV || !is_pointwise(&all[pointwise])))
+        pointwise++;
+    assert_true(pointwise < n);
+    const dass_status st = run_case(be, &all[pointwise], CASE_PLAIN, false, &cg, &d);
+    unsetenv("FAKE_CUDNN_REFUSE");
+    unsetenv("FAKE_CUBLASLT_REFUSE");
+    assert_fails_with(st, DASS_UNSUPPORTED, "has no plan for 'forward");
+    case_data_free(&d);
+    case_graph_free(cg);
+    dass_backend_close(ref);
+    dass_backend_close(be);
+}
+
 /* A device without it says so; it does not compute in another precision. */
 static void precisions_are_refused_where_they_are_not(void **state)
 {
@@ -509,11 +583,12 @@ int main(void)
     static subject bf16[3] = {{.name = "ref/bf16", .backend = "ref", .precision = DASS_PRECISION_BF16},
                               {.name = "host/bf16", .backend = "host", .precision = DASS_PRECISION_BF16},
                               {.name = "cuda/bf16", .backend = "cuda", .precision = DASS_PRECISION_BF16}};
-    struct CMUnitTest tests[9 + 2 * 16] = {
+    struct CMUnitTest tests[10 + 2 * 16] = {
         cmocka_unit_test(every_op_has_a_name),
         cmocka_unit_test(every_op_has_cases),
         cmocka_unit_test(every_case_builds_its_op),
         cmocka_unit_test(precisions_are_refused_where_they_are_not),
+        cmocka_unit_test(a_row_that_refuses_leaves_the_node_to_the_next),
         {.name = "cuda with TF32 rounds the factors of convolutions",
          .test_func = tf32_rounds_factors_of_convolutions,
          .initial_state = &tf32},
@@ -527,7 +602,7 @@ int main(void)
          .test_func = bf16_rounds_what_is_stored,
          .initial_state = &bf16[2]},
     };
-    size_t n_tests = 8;
+    size_t n_tests = 9;
     const size_t n = add_subjects(subjects, 16);
     tf32.i_registry = registered("cuda");
     for (size_t i = 0; i < 3; i++)

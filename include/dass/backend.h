@@ -45,6 +45,8 @@ typedef struct dass_transfer { /* from the device to the host */
     size_t bytes;
 } dass_transfer;
 
+#define DASS_MAX_TIMED 128 /* so that a device's queue holds them all, however many launches each is */
+
 typedef struct dass_backend_ops {
     const char *name;
     dass_status (*open)(const dass_backend_options *opt, dass_backend **out);
@@ -79,12 +81,16 @@ typedef struct dass_backend_ops {
      * which dass_backend_kernel counts it; NULL past the end. */
     const char *(*launch)(const dass_kernel *k, uint32_t i);
     /* Optional, all or none: what run() enqueues between begin and end is recorded instead of executed, and replay
-     * enqueues all of it at once, as often as one likes. After a failed run, end must still be called. */
+     * enqueues all of it at once, as often as one likes. After a failed run, end must still be called. When any of this
+     * fails nothing was executed, and the same runs can be enqueued as if it had never been tried. */
     dass_status (*capture_begin)(dass_backend *be);
     dass_status (*capture_end)(dass_backend *be, dass_replay **out);
     dass_status (*replay)(dass_backend *be, dass_replay *r);
     void (*replay_free)(dass_backend *be, dass_replay *r); /* NULL is fine */
     size_t (*replay_nodes)(const dass_replay *r);          /* launches and copies in it */
+    /* Optional (NULL: the work is done when run() returns, and the host's clock tells): run k[0..n) in order, wait, and
+     * say how many seconds the device took over each. n: at most DASS_MAX_TIMED. */
+    dass_status (*time_each)(dass_backend *be, const dass_kernel *const *k, uint32_t n, double *sec);
     dass_dtype real; /* the floating type it computes in: graphs of the other are refused */
     /* Bit a: dass_act a behind a pointwise convolution of real numbers costs a launch of its own here, so that the
      * depthwise convolution that reads the result had better apply it on load. */

@@ -46,6 +46,11 @@ const dass_plan *dass_exec_plan(const dass_exec *e);
 const dass_graph *dass_exec_graph(const dass_exec *e);
 const char *dass_exec_kernel_name(const dass_exec *e, dass_node n);
 
+/* In guard mode, what every node leaves in its outputs of real numbers: elements [first, first + n) of value v as
+ * doubles, in order, right after the node; at most 512 at a time. To find where two devices part. fn NULL: no more. */
+typedef void (*dass_exec_watch_fn)(void *ctx, dass_node node, dass_val v, int64_t first, const double *x, int64_t n);
+void dass_exec_watch(dass_exec *e, dass_exec_watch_fn fn, void *ctx);
+
 typedef struct dass_exec_stats {
     uint32_t n_nodes, n_runs;         /* nodes; times at which something runs, after merging */
     uint32_t n_launches_alone;        /* launches of a run without merging; 0 where nothing is launched */
@@ -64,7 +69,8 @@ dass_status dass_program_make(dass_backend *be, dass_exec *const *execs, uint32_
 void dass_program_free(dass_program *p); /* not its execs */
 dass_status dass_program_run(dass_program *p);
 /* Run executors [first, first + n) in order, and wait for the end. Where the device can, the second such run is
- * recorded and from then on replayed as one; the numbers are the same. In guard mode errors are DASS_NUMERIC /
+ * recorded and from then on replayed as one; the numbers are the same. A recording that fails is a warning, and the
+ * range is enqueued node by node from then on; the numbers are the same again. In guard mode errors are DASS_NUMERIC /
  * DASS_INTERNAL naming the node. */
 dass_status dass_program_run_some(dass_program *p, uint32_t first, uint32_t n);
 /* The same without the wait: a read of the backend waits, and gets to see what the run left and its errors. */
@@ -77,9 +83,11 @@ size_t dass_program_arena_bytes(const dass_program *p);
  * executor is bound. */
 void dass_exec_leaders(const dass_exec *e, dass_node *leader);
 /* Seconds of every node of executor i: sec has n_nodes entries; what is launched together counts for its leader.
- * Where the device records, each launch is recorded many times over and the mean taken, so its inputs are warm in the
- * cache as they would be behind their producer, and what it updates in place is updated many times: values mean nothing
- * after. */
+ * Where the device records, each launch is recorded many times over, alone, and the mean taken: its inputs are then as
+ * near as the cache can hold them, and what it updates in place is updated many times, so values mean nothing after. */
 dass_status dass_program_profile(dass_program *p, uint32_t i, double *sec);
+/* The same in place: executor i is run once, in order, nothing recorded, and each launch is timed where it stands, its
+ * inputs as far away as its producers and what ran since left them. Values are those of a run. */
+dass_status dass_program_profile_in_place(dass_program *p, uint32_t i, double *sec);
 
 #endif

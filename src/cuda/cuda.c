@@ -1,7 +1,7 @@
-/* The CUDA backend: opens a device, owns its memory and its one stream, walks the ordered table of rows, merges nodes,
- * captures and replays. It computes nothing: rows come from the other files of this folder. Invariants: run() enqueues
- * and returns; only large writes, reads, fill's callers through sync, and close wait for the device. What is staged of
- * small writes is overwritten only after a wait.
+/* The CUDA backend: opens a device, owns its memory and its one stream, walks the ordered table of rows and merges
+ * nodes. It computes nothing: rows come from the other files of this folder, recordings and times from cuda_replay.c.
+ * Invariants: run() enqueues and returns; only large writes, reads, fill's callers through sync, and close wait for the
+ * device. What is staged of small writes is overwritten only after a wait.
  */
 #include "cuda.h"
 
@@ -22,12 +22,6 @@ dass_status dass__cuda_fail(int code, const char *call, const char *file, int li
     return DASS_FAIL(st, "cuda: %s: %s (%s) at %s:%d", call, cudaGetErrorString(e), cudaGetErrorName(e), file, line);
 }
 
-/* A slot of dass_cuda.replays; exec NULL: free. */
-struct dass_replay {
-    cudaGraphExec_t exec;
-    size_t n_nodes;
-};
-
 /* ---- device ------------------------------------------------------------------------------------------------------ */
 
 static void cuda_close(dass_backend *be)
@@ -41,12 +35,12 @@ static void cuda_close(dass_backend *be)
         dass__blas_close(c);
         dass__sparse_close(c);
         dass__cuda_conv_close(c);
+        dass__cuda_replay_close(c);
         (void)cudaStreamDestroy(c->stream);
     }
     (void)cudaFreeHost(c->pinned);
     (void)cudaFree(c->counters);
     dass_mem_free(c->free_counters);
-    dass_mem_free(c->replays);
     dass_mem_free(c);
 }
 
@@ -55,8 +49,6 @@ static dass_status open_counters(dass_cuda *c)
     void *p = NULL;
     DASS_TRY(dass_mem_alloc(DASS__N_COUNTERS * sizeof *c->free_counters, "cuda counters", &p));
     c->free_counters = p;
-    DASS_TRY(dass_mem_alloc(DASS__MAX_REPLAYS * sizeof *c->replays, "cuda recordings", &p));
-    c->replays = p;
     CUDA_TRY(cudaMalloc(&p, DASS__N_COUNTERS * sizeof *c->counters));
     c->counters = p;
     CUDA_TRY(cudaMemsetAsync(c->counters, 0, DASS__N_COUNTERS * sizeof *c->counters, c->stream));
@@ -85,6 +77,7 @@ static dass_status open_device(dass_cuda *c)
     void *pinned = NULL;
     CUDA_TRY(cudaMallocHost(&pinned, DASS__PINNED_READS + DASS__PINNED_WRITES));
     c->pinned = pinned;
+    DASS_TRY(dass__cuda_replay_open(c));
     return open_counters(c);
 }
 
@@ -243,30 +236,23 @@ dass_status dass__cuda_add(dass_arena *mem, dass_kernel *k, dass_k_launcher fn, 
 static struct {
     const char *name;
     uint64_t calls;
-} libraries[] = {{"copy", 0}, {"cudnn", 0}, {"cublaslt", 0}, {"cusparse", 0}};
-#define N_LIBRARIES (sizeof libraries / sizeof libraries[0])
+} libraries[DASS__N_LIBRARIES] = {[DASS__LIBRARY_COPY] = {"copy", 0},
+                                  [DASS__LIBRARY_CUDNN] = {"cudnn", 0},
+                                  [DASS__LIBRARY_CUBLASLT] = {"cublaslt", 0},
+                                  [DASS__LIBRARY_CUSPARSE] = {"cusparse", 0}};
 
 const char *dass__cuda_library_name(uint32_t i, uint64_t *calls)
 {
-    *calls = i < N_LIBRARIES ? libraries[i].calls : 0;
-    return i < N_LIBRARIES ? libraries[i].name : NULL;
+    *calls = i < DASS__N_LIBRARIES ? libraries[i].calls : 0;
+    return i < DASS__N_LIBRARIES ? libraries[i].name : NULL;
 }
 
-static bool begins_with(const char *text, const char *start)
-{
-    return strncmp(text, start, strlen(start)) == 0;
-}
-
-dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
-                                void *object)
+dass_status dass__cuda_add_call(dass_kernel *k, dass__library library, const char *name,
+                                dass_status (*call)(dass_cuda *c, void *object), void *object)
 {
     dass__launch *s = NULL;
     DASS_TRY(next_stage(k, name, &s));
-    if (!begins_with(name, libraries[0].name))
-        for (s->library = 1; s->library < N_LIBRARIES; s->library++)
-            if (begins_with(dass__cuda_impl_of(k)->row->name, libraries[s->library].name))
-                break;
-    DASS_ASSERT(s->library < N_LIBRARIES);
+    s->library = library;
     s->call = call;
     s->object = object;
     return DASS_OK;
@@ -370,12 +356,16 @@ static const dass__cuda_row *const tables[] = {
     dass__cuda_rows_sparse, dass__cuda_rows_blas,      dass__cuda_rows_conv,
 };
 
-static const dass__cuda_row *find_row(const dass_cuda *c, const dass_graph *g, dass_node n)
+/* The first row behind `after` that fits; from the beginning when that is NULL. NULL: no further row does. */
+static const dass__cuda_row *next_row(const dass_cuda *c, const dass_graph *g, dass_node n, const dass__cuda_row *after)
 {
+    bool behind = after == NULL;
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
-        for (const dass__cuda_row *r = tables[t]; r->op != DASS_OP_NONE; r++)
-            if (r->op == g->nodes[n].op && (r->fits == NULL || r->fits(c, g, n)))
+        for (const dass__cuda_row *r = tables[t]; r->op != DASS_OP_NONE; r++) {
+            if (behind && r->op == g->nodes[n].op && (r->fits == NULL || r->fits(c, g, n)))
                 return r;
+            behind = behind || r == after;
+        }
     return NULL;
 }
 
@@ -383,10 +373,13 @@ static dass_status enqueue(dass_cuda *c, const dass__launch *s)
 {
     if (s->fn == NULL) {
         libraries[s->library].calls++;
-        return s->call(c, s->object);
+        DASS_TRY(s->call(c, s->object));
+    } else {
+        const int code = s->fn(s->args, s->n_items, s->grid, c->stream);
+        if (code != 0)
+            return dass__cuda_fail(code, s->name, __FILE__, __LINE__);
     }
-    const int code = s->fn(s->args, s->n_items, s->grid, c->stream);
-    return code == 0 ? DASS_OK : dass__cuda_fail(code, s->name, __FILE__, __LINE__);
+    return c->recording ? dass__cuda_still_recording(c, s->name) : DASS_OK;
 }
 
 static dass_status run_stages(dass_backend *be, void *impl)
@@ -413,40 +406,6 @@ static uint64_t group_of(const dass__cuda_impl *impl)
     return h | 1;
 }
 
-static dass_status cuda_select(dass_backend *be, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *out)
-{
-    dass_cuda *c = (dass_cuda *)be;
-    *out = (dass_kernel){.run = run_stages};
-    if (g->real != DASS_F32)
-        return DASS_FAIL(DASS_UNSUPPORTED,
-                         "cuda: the graph is in double and this backend computes in float; use ref64");
-    const dass__cuda_row *row = find_row(c, g, n);
-    if (row == NULL) {
-        char line[256];
-        dass_node_print(g, n, line, sizeof line);
-        return DASS_FAIL(DASS_UNSUPPORTED, "cuda: no kernel for node %u: %s; change its shape or use --device host",
-                         (unsigned)n, line);
-    }
-    dass__cuda_impl *impl = dass_arena_alloc(mem, sizeof *impl);
-    if (impl == NULL)
-        return DASS_NOMEM;
-    impl->row = row;
-    out->impl = impl;
-    DASS_TRY(row->prepare(c, mem, g, n, out));
-    if (out->name == NULL)
-        out->name = dass_arena_printf(mem, "cuda:%s", row->name);
-    out->group = group_of(impl);
-    out->n_launches = impl->n_stages;
-    return out->name != NULL ? DASS_OK : DASS_NOMEM;
-}
-
-static dass_status cuda_bind(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args,
-                             void *ws)
-{
-    dass__cuda_impl *impl = k->impl;
-    return impl->row->bind((dass_cuda *)be, g, n, impl, args, ws);
-}
-
 static void cuda_drop(dass_backend *be, dass_kernel *k)
 {
     dass_cuda *c = (dass_cuda *)be;
@@ -463,6 +422,70 @@ static void cuda_drop(dass_backend *be, dass_kernel *k)
     k->impl = NULL;
 }
 
+/* Nothing of a row that refused remains. */
+static dass_status prepare(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, const dass__cuda_row *row,
+                           dass_kernel *out)
+{
+    *out = (dass_kernel){.run = run_stages};
+    dass__cuda_impl *impl = dass_arena_alloc(mem, sizeof *impl);
+    if (impl == NULL)
+        return DASS_NOMEM;
+    impl->row = row;
+    out->impl = impl;
+    const dass_status st = row->prepare(c, mem, g, n, out);
+    if (st != DASS_OK)
+        cuda_drop(&c->base, out);
+    return st;
+}
+
+/* The next row costs time, not numbers: said once, so that a slow run explains itself. */
+static void tell_refusal(dass_cuda *c, dass_node n, const dass__cuda_row *row, const dass__cuda_row *next)
+{
+    if (!c->told_refusal)
+        dass_log(DASS_LOG_WARN, "cuda: %s refuses node %u, %s is asked instead (further refusals are not told): %s",
+                 row->name, (unsigned)n, next->name, dass_error_text());
+    c->told_refusal = true;
+    dass_error_clear();
+}
+
+static dass_status cuda_select(dass_backend *be, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *out)
+{
+    dass_cuda *c = (dass_cuda *)be;
+    *out = (dass_kernel){.run = run_stages};
+    if (g->real != DASS_F32)
+        return DASS_FAIL(DASS_UNSUPPORTED,
+                         "cuda: the graph is in double and this backend computes in float; use ref64");
+    const dass__cuda_row *row = next_row(c, g, n, NULL);
+    if (row == NULL) {
+        char line[256];
+        dass_node_print(g, n, line, sizeof line);
+        return DASS_FAIL(DASS_UNSUPPORTED, "cuda: no kernel for node %u: %s; change its shape or use --device host",
+                         (unsigned)n, line);
+    }
+    dass_status st = DASS_OK;
+    while ((st = prepare(c, mem, g, n, row, out)) == DASS_UNSUPPORTED) {
+        const dass__cuda_row *next = next_row(c, g, n, row);
+        if (next == NULL)
+            break;
+        tell_refusal(c, n, row, next);
+        row = next;
+    }
+    DASS_TRY(st);
+    const dass__cuda_impl *impl = out->impl;
+    if (out->name == NULL)
+        out->name = dass_arena_printf(mem, "cuda:%s", impl->row->name);
+    out->group = group_of(impl);
+    out->n_launches = impl->n_stages;
+    return out->name != NULL ? DASS_OK : DASS_NOMEM;
+}
+
+static dass_status cuda_bind(dass_backend *be, const dass_graph *g, dass_node n, dass_kernel *k, void *const *args,
+                             void *ws)
+{
+    dass__cuda_impl *impl = k->impl;
+    return impl->row->bind((dass_cuda *)be, g, n, impl, args, ws);
+}
+
 /* Stage by stage, the argument structs one after another and the larger of the grids. */
 static dass_status cuda_merge(dass_backend *be, dass_arena *mem, const dass_kernel *const *k, uint32_t n,
                               dass_kernel *out)
@@ -474,6 +497,8 @@ static dass_status cuda_merge(dass_backend *be, dass_arena *mem, const dass_kern
         return DASS_NOMEM;
     impl->row = first->row;
     impl->n_stages = first->n_stages;
+    for (uint32_t i = 1; i < n; i++) /* equal groups are equal hashes, no more */
+        DASS_ASSERT(((const dass__cuda_impl *)k[i]->impl)->n_stages == first->n_stages);
     for (uint32_t s = 0; s < first->n_stages; s++) {
         dass__launch *to = &impl->stage[s];
         *to = first->stage[s];
@@ -484,7 +509,8 @@ static dass_status cuda_merge(dass_backend *be, dass_arena *mem, const dass_kern
         to->args = args;
         for (uint32_t i = 0; i < n; i++) {
             const dass__launch *from = &((const dass__cuda_impl *)k[i]->impl)->stage[s];
-            DASS_ASSERT(from->fn == to->fn && from->item_bytes == to->item_bytes);
+            DASS_ASSERT(from->fn == to->fn && from->grid.variant == to->grid.variant);
+            DASS_ASSERT(from->item_bytes == to->item_bytes);
             memcpy(args + (size_t)i * to->item_bytes, from->args, to->item_bytes);
             to->grid.x = from->grid.x > to->grid.x ? from->grid.x : to->grid.x;
             to->grid.y = from->grid.y > to->grid.y ? from->grid.y : to->grid.y;
@@ -522,57 +548,6 @@ static const char *cuda_library(dass_backend *be, dass_op op)
     return op == DASS_OP_SPCONV ? "cuSPARSE" : NULL;
 }
 
-/* ---- capture ----------------------------------------------------------------------------------------------------- */
-
-static dass_status cuda_capture_begin(dass_backend *be)
-{
-    CUDA_TRY(cudaStreamBeginCapture(((dass_cuda *)be)->stream, cudaStreamCaptureModeThreadLocal));
-    return DASS_OK;
-}
-
-static dass_status cuda_capture_end(dass_backend *be, dass_replay **out)
-{
-    dass_cuda *c = (dass_cuda *)be;
-    dass_status st = DASS_OK;
-    cudaGraph_t graph = NULL;
-    dass_replay *r = c->replays;
-    *out = NULL;
-    CUDA_TRY_TO(cudaStreamEndCapture(c->stream, &graph), st, out);
-    while (r < c->replays + DASS__MAX_REPLAYS && r->exec != NULL)
-        r++;
-    if (r == c->replays + DASS__MAX_REPLAYS) {
-        st = DASS_FAIL(DASS_NOMEM, "cuda: more than %d recordings are alive at once", DASS__MAX_REPLAYS);
-        goto out;
-    }
-    CUDA_TRY_TO(cudaGraphGetNodes(graph, NULL, &r->n_nodes), st, out);
-    CUDA_TRY_TO(cudaGraphInstantiate(&r->exec, graph, 0), st, out);
-    *out = r;
-out:
-    if (graph != NULL)
-        (void)cudaGraphDestroy(graph);
-    return st;
-}
-
-static dass_status cuda_replay(dass_backend *be, dass_replay *r)
-{
-    CUDA_TRY(cudaGraphLaunch(r->exec, ((dass_cuda *)be)->stream));
-    return DASS_OK;
-}
-
-static void cuda_replay_free(dass_backend *be, dass_replay *r)
-{
-    if (r == NULL)
-        return;
-    (void)cudaStreamSynchronize(((dass_cuda *)be)->stream);
-    (void)cudaGraphExecDestroy(r->exec);
-    r->exec = NULL;
-}
-
-static size_t cuda_replay_nodes(const dass_replay *r)
-{
-    return r->n_nodes;
-}
-
 static dass_status cuda_fill(dass_backend *be, void *dst, uint32_t word, size_t bytes)
 {
     dass_cuda *c = (dass_cuda *)be;
@@ -601,11 +576,12 @@ const dass_backend_ops dass_backend_cuda = {
     .library = cuda_library,
     .merge = cuda_merge,
     .launch = cuda_launch,
-    .capture_begin = cuda_capture_begin,
-    .capture_end = cuda_capture_end,
-    .replay = cuda_replay,
-    .replay_free = cuda_replay_free,
-    .replay_nodes = cuda_replay_nodes,
+    .capture_begin = dass__cuda_capture_begin,
+    .capture_end = dass__cuda_capture_end,
+    .replay = dass__cuda_replay,
+    .replay_free = dass__cuda_replay_free,
+    .replay_nodes = dass__cuda_replay_nodes,
+    .time_each = dass__cuda_time_each,
     .real = DASS_F32,
     .acts_on_load = 1u << DASS_ACT_RELU6, /* cuBLASLt has an epilogue for RELU */
     .precisions = 1u << DASS_PRECISION_TF32 | 1u << DASS_PRECISION_BF16,

@@ -1,9 +1,10 @@
 /* Private header of the CUDA plugin: the device object, the selection table, and what its files share.
  *
  * cuda.c owns the vtable and the ordered table of rows; cuda_*.c contribute rows. A row either fits a node or not; the
- * first that fits prepares the kernel. A prepared node is a short list of stages, launches of kernels/ or calls of a
- * library, that run in order on the one stream. Nodes whose stages are launches of the same kernels, and that do not
- * depend on one another, can be merged into one node whose launches cover them all (`merge` of backend.h).
+ * first that fits prepares the kernel, or the next when that one finds out that it cannot (DASS_UNSUPPORTED). A prepared
+ * node is a short list of stages, launches of kernels/ or calls of a library, that run in order on the one stream. Nodes
+ * whose stages are launches of the same kernels, and that do not depend on one another, can be merged into one node
+ * whose launches cover them all (`merge` of backend.h).
  *
  * Files here are plain C built by gcc; nvcc sees only kernels/.
  */
@@ -31,7 +32,10 @@ typedef struct dass_cuda {
     uint32_t *counters; /* device: zeros between launches; see kernels/common.cuh */
     uint32_t *free_counters;
     uint32_t n_free_counters;
-    dass_replay *replays; /* DASS__MAX_REPLAYS slots, so that recording allocates nothing of ours */
+    dass_replay *replays; /* DASS__MAX_REPLAYS slots, so that recording allocates nothing of ours (cuda_replay.c) */
+    struct dass__cuda_timer *timer; /* cuda_replay.c's; NULL until something is timed */
+    bool recording;                 /* between capture_begin and capture_end */
+    bool told_refusal;              /* that a row refused and the next took the node */
     /* Page-locked host memory that small transfers go through, so that none of them waits by itself: READS bytes that
      * read fills and empties, then WRITES bytes, of which the first `staged` may still be on their way. */
     unsigned char *pinned;
@@ -40,6 +44,15 @@ typedef struct dass_cuda {
     void *blas;           /* cuda_blas.c's; NULL until its first node is prepared */
     void *sparse;         /* cuda_sparse.c's, the same */
 } dass_cuda;
+
+/* Whom a call goes to. */
+typedef enum dass__library {
+    DASS__LIBRARY_COPY, /* the runtime's copies */
+    DASS__LIBRARY_CUDNN,
+    DASS__LIBRARY_CUBLASLT,
+    DASS__LIBRARY_CUSPARSE,
+    DASS__N_LIBRARIES
+} dass__library;
 
 /* One step of a prepared node. A launch has fn and args; a library call has call and object. */
 typedef struct dass__launch {
@@ -50,7 +63,7 @@ typedef struct dass__launch {
     dass_status (*call)(dass_cuda *c, void *object);
     void *object;
     const char *name; /* for messages */
-    uint32_t library; /* of a call: as dass__cuda_library_name numbers them */
+    dass__library library; /* of a call */
 } dass__launch;
 
 struct dass__cuda_row;
@@ -67,7 +80,7 @@ typedef struct dass__cuda_row {
     dass_op op;
     const char *name;
     bool (*fits)(const dass_cuda *c, const dass_graph *g, dass_node n); /* NULL = always */
-    /* Add the stages with everything that the shape decides. */
+    /* Add the stages with everything that the shape decides. DASS_UNSUPPORTED: the next row that fits is asked. */
     dass_status (*prepare)(dass_cuda *c, dass_arena *mem, const dass_graph *g, dass_node n, dass_kernel *k);
     /* Fill in the pointers: args as backend.h says. */
     dass_status (*bind)(dass_cuda *c, const dass_graph *g, dass_node n, dass__cuda_impl *impl, void *const *args,
@@ -85,10 +98,10 @@ void dass__cuda_bind_act(const dass_graph *g, dass_node n, const dass__cuda_impl
 /* Add a stage that turns n elements from float into bf16 or back (cuda_flat.c); wide: both begin at a multiple of 4 of
  * their elements. Bind x and y of its dass_k_cast. */
 dass_status dass__cuda_add_cast(dass_cuda *c, dass_arena *mem, dass_kernel *k, int64_t n, bool wide, dass_dtype to);
-/* Add a call of a library, the one whose name the row's begins with; or a copy, if `name` begins with "copy". */
-dass_status dass__cuda_add_call(dass_kernel *k, const char *name, dass_status (*call)(dass_cuda *c, void *object),
-                                void *object);
-/* Library i that calls go to ("copy": the runtime's copies), with its calls so far; NULL past the end. */
+/* Add a call of a library; name is for messages. */
+dass_status dass__cuda_add_call(dass_kernel *k, dass__library library, const char *name,
+                                dass_status (*call)(dass_cuda *c, void *object), void *object);
+/* The name of library i, as kernels are counted, with its calls so far; NULL past the end. */
 const char *dass__cuda_library_name(uint32_t i, uint64_t *calls);
 /* A zeroed counter for the newest stage; it goes back when the kernel is dropped. Errors: DASS_NOMEM. */
 dass_status dass__cuda_counter(dass_cuda *c, dass_kernel *k, uint32_t **out);
@@ -174,6 +187,18 @@ dass_status dass__cuda_fail(int code, const char *call, const char *file, int li
             goto label;                                               \
         }                                                             \
     } while (0)
+
+/* Recordings and times of launches (cuda_replay.c); the rest is backend.h's. */
+dass_status dass__cuda_replay_open(dass_cuda *c);
+void dass__cuda_replay_close(dass_cuda *c);
+/* DASS_DEVICE, naming `what`, when it made the recording invalid. */
+dass_status dass__cuda_still_recording(dass_cuda *c, const char *what);
+dass_status dass__cuda_capture_begin(dass_backend *be);
+dass_status dass__cuda_capture_end(dass_backend *be, dass_replay **out);
+dass_status dass__cuda_replay(dass_backend *be, dass_replay *r);
+void dass__cuda_replay_free(dass_backend *be, dass_replay *r);
+size_t dass__cuda_replay_nodes(const dass_replay *r);
+dass_status dass__cuda_time_each(dass_backend *be, const dass_kernel *const *k, uint32_t n, double *sec);
 
 void dass__cuda_conv_close(dass_cuda *c);
 /* Give back cuBLASLt if it was opened; every node that used it was dropped. */

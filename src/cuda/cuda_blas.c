@@ -217,7 +217,7 @@ static dass_status add_product(dass_cuda *c, dass_arena *mem, const recipe *r, d
     DASS_TRY(blas_of(c, &b));
     DASS_TRY_TO(describe(&b->opt, r, p), st, fail);
     DASS_TRY_TO(choose(b, r, p), st, fail);
-    DASS_TRY_TO(dass__cuda_add_call(k, r->name, run_product, p), st, fail);
+    DASS_TRY_TO(dass__cuda_add_call(k, DASS__LIBRARY_CUBLASLT, r->name, run_product, p), st, fail);
     dass__cuda_impl_of(k)->own = p;
     k->ws_bytes = p->ws_bytes;
     return DASS_OK;

@@ -244,14 +244,14 @@ static dass_status prepare_conv(dass_cuda *c, dass_arena *mem, const dass_graph 
     if (d.kind != DASS__DNN_WEIGHTS && !as_it_lies)
         DASS_TRY(add_transpose(c, mem, k, own, &d, dass__cuda_stored(w)));
     if (own->x_copy.bytes > 0 && d.kind != DASS__DNN_DATA && !own->wide)
-        DASS_TRY(dass__cuda_add_call(k, "copy x", call_copy, &own->x_copy));
+        DASS_TRY(dass__cuda_add_call(k, DASS__LIBRARY_COPY, "copy x", call_copy, &own->x_copy));
     if (own->y_copy.bytes > 0 && d.kind != DASS__DNN_FORWARD && !own->wide)
-        DASS_TRY(dass__cuda_add_call(k, "copy y", call_copy, &own->y_copy));
-    DASS_TRY(dass__cuda_add_call(k, "cudnn", call_plan, own));
+        DASS_TRY(dass__cuda_add_call(k, DASS__LIBRARY_COPY, "copy y", call_copy, &own->y_copy));
+    DASS_TRY(dass__cuda_add_call(k, DASS__LIBRARY_CUDNN, "cudnn", call_plan, own));
     if (own->x_copy.bytes > 0 && d.kind == DASS__DNN_DATA)
-        DASS_TRY(dass__cuda_add_call(k, "copy x", call_copy, &own->x_copy));
+        DASS_TRY(dass__cuda_add_call(k, DASS__LIBRARY_COPY, "copy x", call_copy, &own->x_copy));
     if (own->y_copy.bytes > 0 && d.kind == DASS__DNN_FORWARD)
-        DASS_TRY(dass__cuda_add_call(k, "copy y", call_copy, &own->y_copy));
+        DASS_TRY(dass__cuda_add_call(k, DASS__LIBRARY_COPY, "copy y", call_copy, &own->y_copy));
     if (d.kind == DASS__DNN_WEIGHTS && !as_it_lies)
         DASS_TRY(add_transpose(c, mem, k, own, &d, dass__cuda_stored(w)));
     if (d.kind == DASS__DNN_FORWARD && !own->act_in_plan)

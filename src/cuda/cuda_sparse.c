@@ -294,7 +294,7 @@ static dass_status prepare_library(dass_cuda *c, dass_arena *mem, const dass_gra
     if (own == NULL)
         return DASS_NOMEM;
     dass__cuda_impl_of(k)->own = own;
-    DASS_TRY(dass__cuda_add_call(k, "cusparse spmm", run_spmm, own));
+    DASS_TRY(dass__cuda_add_call(k, DASS__LIBRARY_CUSPARSE, "cusparse spmm", run_spmm, own));
     if (is_narrow(g, n))
         k->ws_bytes = (size_t)dass_value_count(y) * sizeof(float);
     if (!has_epilogue(g, n))

@@ -3,6 +3,7 @@
  * and decides nothing.
  */
 #include "dass/clock.h"
+#include "dass/log.h"
 #include "exec_private.h"
 
 #include <stdio.h>
@@ -255,6 +256,12 @@ const dass_graph *dass_exec_graph(const dass_exec *e)
     return e->g;
 }
 
+void dass_exec_watch(dass_exec *e, dass_exec_watch_fn fn, void *ctx)
+{
+    e->watch = fn;
+    e->watch_ctx = ctx;
+}
+
 dass_exec_stats dass_exec_get_stats(const dass_exec *e)
 {
     dass_exec_stats s = {.n_nodes = e->g->n_nodes - 1, .n_runs = e->n_runs};
@@ -311,13 +318,22 @@ dass_status dass__exec_bind(dass_exec *e, unsigned char *arena, void *const *buf
     return make_runs(e);
 }
 
+/* The failure of run i, with the node that it was. */
+static dass_status name_node(const dass_exec *e, uint32_t i, dass_status st)
+{
+    char line[256];
+    dass_node_print(e->g, e->runs[i].node, line, sizeof line);
+    return DASS_FAIL(st, "%s; node %u (%s): %s", dass_error_text(), (unsigned)e->runs[i].node,
+                     dass_exec_kernel_name(e, e->runs[i].node), line);
+}
+
 dass_status dass__exec_run(dass_exec *e)
 {
     for (uint32_t i = 0; i < e->n_runs; i++) {
         const dass_kernel *k = &e->runs[i].kernel;
         const dass_status st = k->run(e->be, k->impl);
         if (st != DASS_OK)
-            return st;
+            return name_node(e, i, st);
     }
     return DASS_OK;
 }
@@ -329,6 +345,20 @@ void dass_exec_leaders(const dass_exec *e, dass_node *leader)
     for (uint32_t i = 0; i < e->n_runs; i++)
         for (uint32_t k = 0; k < e->runs[i].n_nodes; k++)
             leader[o->seq[at++]] = e->runs[i].node;
+}
+
+/* Seconds of `runs` runs of a kernel, enqueued one by one. */
+static dass_status time_enqueued(dass_exec *e, const dass_kernel *k, int runs, double *sec)
+{
+    const dass_kernel *same[PROFILE_MOST];
+    double each[PROFILE_MOST];
+    for (int i = 0; i < runs; i++)
+        same[i] = k;
+    DASS_TRY(e->be->ops->time_each(e->be, same, (uint32_t)runs, each));
+    *sec = 0.0;
+    for (int i = 0; i < runs; i++)
+        *sec += each[i];
+    return DASS_OK;
 }
 
 /* Seconds of `runs` runs of a kernel in one recording. */
@@ -353,6 +383,16 @@ out:
     return st;
 }
 
+/* A kernel that no recording holds is timed without one. */
+static dass_status time_runs(dass_exec *e, const dass_kernel *k, int runs, double *sec)
+{
+    if (time_recorded(e, k, runs, sec) == DASS_OK)
+        return DASS_OK;
+    dass_log(DASS_LOG_DEBUG, "%s is timed without a recording: %s", k->name, dass_error_text());
+    dass_error_clear();
+    return time_enqueued(e, k, runs, sec);
+}
+
 /* Launched one by one on a device that works while the host waits, a short kernel would cost its way there and back: it
  * is recorded so often that this hardly counts. */
 static dass_status time_on_device(dass_exec *e, const dass_kernel *k, double *sec)
@@ -360,31 +400,51 @@ static dass_status time_on_device(dass_exec *e, const dass_kernel *k, double *se
     DASS_TRY(k->run(e->be, k->impl)); /* libraries load at first use, which must not happen in a recording */
     DASS_TRY(e->be->ops->sync(e->be));
     double once = 0.0;
-    DASS_TRY(time_recorded(e, k, 1, &once));
+    DASS_TRY(time_runs(e, k, 1, &once));
     const int runs = once > PROFILE_SEC                  ? 1
                      : once * PROFILE_MOST < PROFILE_SEC ? PROFILE_MOST
                                                          : (int)(PROFILE_SEC / once);
     if (runs > 1)
-        DASS_TRY(time_recorded(e, k, runs, &once));
+        DASS_TRY(time_runs(e, k, runs, &once));
     *sec += once / runs;
     return DASS_OK;
 }
 
 dass_status dass__exec_profile(dass_exec *e, double *sec)
 {
-    const bool recorded = e->be->ops->capture_begin != NULL && !e->opt.no_capture;
+    if (e->be->ops->capture_begin == NULL || e->opt.no_capture)
+        return dass__exec_profile_in_place(e, sec);
+    for (uint32_t i = 0; i < e->n_runs; i++)
+        DASS_TRY(time_on_device(e, &e->runs[i].kernel, &sec[e->runs[i].node]));
+    return DASS_OK;
+}
+
+static dass_status time_by_clock(dass_exec *e, double *sec)
+{
     double before = dass_now_sec();
     for (uint32_t i = 0; i < e->n_runs; i++) {
         const dass__run *r = &e->runs[i];
-        if (recorded) {
-            DASS_TRY(time_on_device(e, &r->kernel, &sec[r->node]));
-            continue;
-        }
         DASS_TRY(r->kernel.run(e->be, r->kernel.impl));
         DASS_TRY(e->be->ops->sync(e->be));
         const double after = dass_now_sec();
         sec[r->node] += after - before;
         before = after;
+    }
+    return DASS_OK;
+}
+
+dass_status dass__exec_profile_in_place(dass_exec *e, double *sec)
+{
+    if (e->be->ops->time_each == NULL)
+        return time_by_clock(e, sec);
+    for (uint32_t i = 0, n = 0; i < e->n_runs; i += n) {
+        const dass_kernel *k[DASS_MAX_TIMED];
+        double each[DASS_MAX_TIMED];
+        for (n = 0; n < DASS_MAX_TIMED && i + n < e->n_runs; n++)
+            k[n] = &e->runs[i + n].kernel;
+        DASS_TRY(e->be->ops->time_each(e->be, k, n, each));
+        for (uint32_t j = 0; j < n; j++)
+            sec[e->runs[i + j].node] += each[j];
     }
     return DASS_OK;
 }

@@ -25,6 +25,8 @@ struct dass_exec {
     dass_plan *plan;
     dass__run *runs; /* in order; made when bound */
     uint32_t n_runs;
+    dass_exec_watch_fn watch; /* NULL: nobody looks on */
+    void *watch_ctx;
 };
 
 extern const dass_backend_ops dass__backend_null;
@@ -38,6 +40,7 @@ void *dass__exec_pointer(const dass_exec *e, dass_val v, unsigned char *arena, v
 dass_status dass__exec_bind(dass_exec *e, unsigned char *arena, void *const *bufs, uint32_t n_bufs);
 dass_status dass__exec_run(dass_exec *e);
 dass_status dass__exec_profile(dass_exec *e, double *sec);
+dass_status dass__exec_profile_in_place(dass_exec *e, double *sec);
 /* Run with redzones: outputs start as NaN, and after each node its tails and its finiteness are checked (guard.c). */
 dass_status dass__exec_run_guarded(dass_exec *e, unsigned char *arena, void *const *bufs);
 

@@ -85,8 +85,13 @@ static dass_status check_finite(dass_exec *e, dass_node n, dass_val v, const voi
         const int64_t n_here = count - at < 512 ? count - at : 512;
         DASS_TRY(
             e->be->ops->read(e->be, block, (const unsigned char *)data + (size_t)at * size, (size_t)n_here * size));
+        double number[512];
+        for (int64_t i = 0; i < n_here; i++)
+            number[i] = number_at(block, x->dtype, i);
+        if (e->watch != NULL)
+            e->watch(e->watch_ctx, n, v, at, number, n_here);
         for (int64_t i = 0; i < n_here; i++) {
-            if (isfinite(number_at(block, x->dtype, i)))
+            if (isfinite(number[i]))
                 continue;
             char line[400];
             dass_node_print(e->g, n, line, sizeof line);

@@ -1,14 +1,17 @@
 /* Programs: executors over one arena, as large as the largest plan. They never overlap in time, so they share it. */
 #include "exec_private.h"
 
+#include <stdio.h>
 #include <string.h>
+
+#include "dass/log.h"
 
 #define MAX_RECORDINGS 16
 
 /* Executors that were run one after another, to be replayed as one from the second time on. */
 typedef struct recording {
     uint32_t first, n;
-    bool warm;
+    bool warm, failed; /* ran once; could not be recorded */
     dass_replay *replay;
 } recording;
 
@@ -96,19 +99,32 @@ static dass_status run_plainly(dass_program *p, uint32_t first, uint32_t n)
 }
 
 /* Recording wants a run before it: libraries load their kernels at first use, which must not happen in a recording. */
-static dass_status record(dass_program *p, recording *r)
+static dass_status try_to_record(dass_program *p, recording *r)
 {
     const dass_backend_ops *ops = p->be->ops;
     dass_replay *replay = NULL;
     DASS_TRY(ops->capture_begin(p->be));
     const dass_status ran = run_plainly(p, r->first, r->n);
+    char why[512]; /* what the end says of a recording that failed is less than what made it fail */
+    (void)snprintf(why, sizeof why, "%s", dass_error_text());
     const dass_status ended = ops->capture_end(p->be, &replay);
     if (ran == DASS_OK && ended == DASS_OK) {
         r->replay = replay;
         return DASS_OK;
     }
     ops->replay_free(p->be, replay);
-    return ran != DASS_OK ? ran : ended;
+    return ran != DASS_OK ? DASS_FAIL(ran, "%s", why) : ended;
+}
+
+/* A step that cannot be recorded is slower, not wrong: nothing of it was executed. */
+static void record(dass_program *p, recording *r)
+{
+    if (try_to_record(p, r) == DASS_OK)
+        return;
+    r->failed = true;
+    dass_log(DASS_LOG_WARN, "device '%s': %u graph%s cannot be recorded and run node by node, which takes longer: %s",
+             p->be->ops->name, r->n, r->n == 1 ? "" : "s", dass_error_text());
+    dass_error_clear();
 }
 
 static bool may_record(const dass_program *p, uint32_t first, uint32_t n)
@@ -136,8 +152,8 @@ dass_status dass_program_start_some(dass_program *p, uint32_t first, uint32_t n)
     for (uint32_t i = first; i < first + n; i++)
         DASS_TRY(runnable(p, i));
     recording *r = may_record(p, first, n) ? find_recording(p, first, n) : NULL;
-    if (r != NULL && r->warm && r->replay == NULL)
-        DASS_TRY(record(p, r));
+    if (r != NULL && r->warm && !r->failed && r->replay == NULL)
+        record(p, r);
     if (r != NULL && r->replay != NULL) {
         DASS_TRY(p->be->ops->replay(p->be, r->replay));
     } else {
@@ -177,6 +193,13 @@ dass_status dass_program_profile(dass_program *p, uint32_t i, double *sec)
     DASS_TRY(runnable(p, i));
     memset(sec, 0, p->execs[i]->g->n_nodes * sizeof *sec);
     return dass__exec_profile(p->execs[i], sec);
+}
+
+dass_status dass_program_profile_in_place(dass_program *p, uint32_t i, double *sec)
+{
+    DASS_TRY(runnable(p, i));
+    memset(sec, 0, p->execs[i]->g->n_nodes * sizeof *sec);
+    return dass__exec_profile_in_place(p->execs[i], sec);
 }
 
 size_t dass_program_arena_bytes(const dass_program *p)

@@ -4,6 +4,8 @@
  * or less aligned than the heuristic was promised, an algorithm of another problem, too little scratch, reductions
  * whose order is not fixed, descriptors that were not destroyed or are used after.
  *
+ * While $FAKE_CUBLASLT_REFUSE is set, the heuristic has no algorithm for anything.
+ *
  * A product over more than `split_from` terms asks for scratch and does its sum in two parts there, as a real one may.
  */
 #include <cublasLt.h>
@@ -406,6 +408,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const preference_state &want = *reinterpret_cast<const preference_state *>(pref);
     if (want.schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE)
         fake_fault("cuBLASLt: a reduction in place is allowed; its order is not fixed");
+    if (std::getenv("FAKE_CUBLASLT_REFUSE") != nullptr)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     const uint64_t ws = 2 * p.m * p.n * sizeof(float);
     const bool split = p.k > split_from && ws <= want.max_ws && (want.schemes & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
     algo_state g = {};

@@ -1,7 +1,12 @@
 /* A double of the CUDA runtime: one device whose memory is host memory. Device memory starts as NaN. Work enqueued on a
  * stream does not run before somebody waits for the stream, as late as a real device might, so a missing wait is a
  * wrong number; a captured stream records, and a launched graph enqueues what was recorded. Faults (memory of the wrong
- * kind or size, use after free, leaks, capture misused) are said on stderr and fail the process.
+ * kind or size, use after free, leaks, capture misused, errors left for the next call) are said on stderr and fail the
+ * process.
+ *
+ * $FAKE_CUDA_CAPTURE makes recordings fail. "begin": none begins. "instantiate": none becomes a graph that runs.
+ * "wait:N": a library waits for the stream while the Nth thing (from 1) is recorded, which ends any recording.
+ * "malloc:N": it asks for memory then, which ends all but those of the relaxed mode.
  *
  * Only what src/cuda uses is here; an unknown call does not link.
  */
@@ -18,6 +23,8 @@
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <chrono>
 
 #include "fake.h"
 
@@ -36,6 +43,12 @@ struct task {
 struct stream_state {
     std::deque<task> queue;
     std::vector<task> *capture = nullptr;
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+    bool invalid = false; /* the capture; it records nothing more */
+};
+struct event_state {
+    bool recorded = false;
+    std::chrono::steady_clock::time_point at;
 };
 struct graph_state {
     std::vector<task> tasks;
@@ -45,6 +58,7 @@ typedef std::map<uintptr_t, size_t> blocks; /* begin -> bytes */
 blocks device_memory;
 blocks pinned_memory; /* of the host, page-locked */
 std::map<void *, std::unique_ptr<stream_state>> streams;
+std::map<void *, std::shared_ptr<event_state>> events;
 unsigned long n_launches, n_faults;
 cudaError_t last_error = cudaSuccess;
 size_t device_used;
@@ -89,6 +103,29 @@ stream_state *find(cudaStream_t s)
     return it->second.get();
 }
 
+bool capture_fault(const char *what)
+{
+    const char *env = getenv("FAKE_CUDA_CAPTURE");
+    return env != nullptr && std::strcmp(env, what) == 0;
+}
+
+/* Is the thing that would be number n of a capture the one at which "what:N" strikes? */
+bool strikes(const char *what, size_t n)
+{
+    const char *env = getenv("FAKE_CUDA_CAPTURE");
+    const size_t len = std::strlen(what);
+    return env != nullptr && std::strncmp(env, what, len) == 0 && env[len] == ':' &&
+           std::strtoull(env + len + 1, nullptr, 10) == n;
+}
+
+void record(stream_state *s, task t)
+{
+    const size_t n = s->capture->size() + 1;
+    s->invalid = s->invalid || strikes("wait", n) || (strikes("malloc", n) && s->mode != cudaStreamCaptureModeRelaxed);
+    if (!s->invalid)
+        s->capture->push_back(std::move(t));
+}
+
 void drain(stream_state *s)
 {
     while (!s->queue.empty()) {
@@ -107,6 +144,8 @@ struct at_exit {
             fake_fault("%zu bytes of page-locked memory were never freed", m.second);
         if (!streams.empty())
             fake_fault("%zu streams were never destroyed", streams.size());
+        if (!events.empty())
+            fake_fault("%zu events were never destroyed", events.size());
         if (n_faults > 0) {
             std::fprintf(stderr, "fakecuda: %lu faults\n", n_faults);
             std::fflush(nullptr);
@@ -151,8 +190,12 @@ void fake_enqueue(void *stream, const char *what, std::function<void()> work)
     if (s == nullptr)
         return;
     n_launches++;
+    if (last_error != cudaSuccess) {
+        fake_fault("%s of an earlier call would be reported by '%s'", cudaGetErrorName(last_error), what);
+        last_error = cudaSuccess;
+    }
     if (s->capture != nullptr)
-        s->capture->push_back({what, std::move(work)});
+        record(s, {what, std::move(work)});
     else
         s->queue.push_back({what, std::move(work)});
 }
@@ -176,13 +219,19 @@ cudaError_t cudaGetLastError(void)
 }
 const char *cudaGetErrorString(cudaError_t e)
 {
-    return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "fake error";
+    return e == cudaSuccess                          ? "no error"
+           : e == cudaErrorMemoryAllocation          ? "out of memory"
+           : e == cudaErrorStreamCaptureInvalidated  ? "operation failed due to a previous error during capture"
+           : e == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing"
+                                                     : "fake error";
 }
 const char *cudaGetErrorName(cudaError_t e)
 {
-    return e == cudaSuccess                 ? "cudaSuccess"
-           : e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
-                                            : "cudaErrorFake";
+    return e == cudaSuccess                          ? "cudaSuccess"
+           : e == cudaErrorMemoryAllocation          ? "cudaErrorMemoryAllocation"
+           : e == cudaErrorStreamCaptureInvalidated  ? "cudaErrorStreamCaptureInvalidated"
+           : e == cudaErrorStreamCaptureUnsupported ? "cudaErrorStreamCaptureUnsupported"
+                                                     : "cudaErrorFake";
 }
 cudaError_t cudaGetDeviceCount(int *n)
 {
@@ -347,12 +396,26 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     drain(s);
     return cudaSuccess;
 }
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
 {
     stream_state *s = find(stream);
     if (s == nullptr || s->capture != nullptr)
         return fail(cudaErrorIllegalState);
+    if (capture_fault("begin"))
+        return fail(cudaErrorStreamCaptureUnsupported);
     s->capture = new std::vector<task>;
+    s->mode = mode;
+    s->invalid = false;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *out)
+{
+    stream_state *s = find(stream);
+    if (s == nullptr)
+        return fail(cudaErrorInvalidResourceHandle);
+    *out = s->capture == nullptr ? cudaStreamCaptureStatusNone
+           : s->invalid          ? cudaStreamCaptureStatusInvalidated
+                                 : cudaStreamCaptureStatusActive;
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
@@ -361,9 +424,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
     *out = nullptr;
     if (s == nullptr || s->capture == nullptr)
         return fail(cudaErrorIllegalState);
-    *out = reinterpret_cast<cudaGraph_t>(new graph_state{std::move(*s->capture)});
-    delete s->capture;
+    std::unique_ptr<std::vector<task>> tasks(s->capture);
     s->capture = nullptr;
+    if (s->invalid)
+        return fail(cudaErrorStreamCaptureInvalidated);
+    *out = reinterpret_cast<cudaGraph_t>(new graph_state{std::move(*tasks)});
     return cudaSuccess;
 }
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
@@ -375,6 +440,8 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t 
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
+    if (graph == nullptr || capture_fault("instantiate"))
+        return fail(cudaErrorInvalidValue);
     *out = reinterpret_cast<cudaGraphExec_t>(new graph_state(*reinterpret_cast<graph_state *>(graph)));
     return cudaSuccess;
 }
@@ -392,6 +459,52 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
 {
     delete reinterpret_cast<graph_state *>(graph);
+    return cudaSuccess;
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t fn, void *data)
+{
+    fake_enqueue(stream, "host function", [=] { fn(data); });
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *out)
+{
+    std::shared_ptr<event_state> e(new event_state);
+    *out = reinterpret_cast<cudaEvent_t>(e.get());
+    events[*out] = std::move(e);
+    return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    if (events.erase(event) == 0) {
+        fake_fault("an event that does not exist, or was destroyed");
+        return fail(cudaErrorInvalidResourceHandle);
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    const auto it = events.find(event);
+    if (it == events.end()) {
+        fake_fault("an event that does not exist, or was destroyed");
+        return fail(cudaErrorInvalidResourceHandle);
+    }
+    std::shared_ptr<event_state> e = it->second;
+    e->recorded = false;
+    fake_enqueue(stream, "event", [e] {
+        e->recorded = true;
+        e->at = std::chrono::steady_clock::now();
+    });
+    return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
+{
+    const auto a = events.find(begin);
+    const auto b = events.find(end);
+    if (a == events.end() || b == events.end() || !a->second->recorded || !b->second->recorded) {
+        fake_fault("the time between events that are not there, or not yet reached");
+        return fail(cudaErrorInvalidResourceHandle);
+    }
+    *ms = std::chrono::duration<float, std::milli>(b->second->at - a->second->at).count();
     return cudaSuccess;
 }
 
