@@ -21,12 +21,13 @@ static void config_of(const char *device, dass_config *c)
     check_ok(dass_config_set(c, pair, "test"));
 }
 
-static void check_rows(const dass_bench_row *rows, uint32_t n, double longest)
+static void check_rows(const dass_bench_row *rows, uint32_t n, const dass_bench_step *b)
 {
     for (uint32_t i = 0; i < n; i++) {
         assert_true(rows[i].count > 0);
-        assert_true(rows[i].sec > 0 && rows[i].sec <= longest);
-        assert_true(i == 0 || rows[i].sec <= rows[i - 1].sec);
+        assert_true(rows[i].sec > 0 && rows[i].sec <= b->ops_sec);
+        assert_true(rows[i].in_place_sec > 0 && rows[i].in_place_sec <= b->ops_in_place_sec);
+        assert_true(i == 0 || rows[i].in_place_sec <= rows[i - 1].in_place_sec);
     }
 }
 
@@ -35,6 +36,7 @@ static void check_step(const dass_bench_step *b)
 {
     int64_t nodes = 0;
     double sec = 0;
+    double in_place = 0;
     assert_true(b->step_ms > 0 && b->step_p90_ms >= b->step_ms);
     assert_true(b->weight_step_ms > 0 && b->arch_step_ms > 0);
     assert_true(fabs(b->images_per_s * b->step_ms - 4e3) < 1);
@@ -42,12 +44,15 @@ static void check_step(const dass_bench_step *b)
     for (uint32_t i = 0; i < b->n_ops; i++) {
         nodes += b->op[i].count;
         sec += b->op[i].sec;
+        in_place += b->op[i].in_place_sec;
     }
     assert_int_equal(nodes, b->nodes);
     assert_true(fabs(sec - b->ops_sec) <= 1e-9 + 1e-6 * sec);
     assert_int_equal(b->n_top, DASS_BENCH_TOP);
-    check_rows(b->op, b->n_ops, b->ops_sec);
-    check_rows(b->top, b->n_top, b->ops_sec);
+    assert_true(fabs(in_place - b->ops_in_place_sec) <= 1e-9 + 1e-6 * in_place);
+    assert_true(b->n_in_place >= 3);
+    check_rows(b->op, b->n_ops, b);
+    check_rows(b->top, b->n_top, b);
     assert_true(b->peak.gflops > 0 && b->peak.read_gbs > 0 && b->peak.copy_gbs > 0);
 }
 

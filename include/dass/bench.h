@@ -28,8 +28,10 @@ dass_status dass_peak_measure_device(dass_backend *be, dass_peak_size size, dass
 /* Time of one kind of operation, or of one node. */
 typedef struct dass_bench_row {
     char name[200];
-    int64_t count; /* nodes in a step */
-    double sec, flops, bytes;
+    int64_t count;       /* nodes in a step */
+    double sec;          /* alone: the same launch again and again, its inputs in the cache as far as they go in */
+    double in_place_sec; /* where it stands in a step, behind what ran before it: median of many steps */
+    double flops, bytes;
 } dass_bench_row;
 
 #define DASS_BENCH_MAX_OPS 64
@@ -47,14 +49,15 @@ typedef struct dass_bench_step {
     int64_t nodes;
     bool has_ops; /* the following are filled */
     dass_peak peak;
-    double ops_sec; /* all operations together */
+    double ops_sec, ops_in_place_sec; /* all operations together */
+    int n_in_place;                   /* steps that were timed in place */
     uint32_t n_ops, n_top;
-    dass_bench_row op[DASS_BENCH_MAX_OPS]; /* by falling time */
+    dass_bench_row op[DASS_BENCH_MAX_OPS]; /* by falling time in place */
     dass_bench_row top[DASS_BENCH_TOP];
 } dass_bench_step;
 typedef struct dass_bench_step_options {
     const char *stage;   /* "dense", "score", "finetune" */
-    bool ops;            /* also time every node alone, and measure the machine */
+    bool ops;            /* also time every node, in place and alone, and measure the machine */
     dass_peak_size peak; /* of that measurement on a device; zero: DASS_PEAK_SIZE */
     dass_exec_options exec;
     double enough_sec; /* no more steps are timed after this long; 0: 15 */

@@ -17,7 +17,10 @@
 #define MAX_REPEATS 400
 #define ENOUGH_SEC 15.0 /* no more repeats after this long */
 #define N_PROFILES 3
-#define N_BATCHES 4 /* of different random images */
+#define MIN_IN_PLACE 3 /* steps timed node by node */
+#define MAX_IN_PLACE 50
+#define IN_PLACE_SEC 3.0 /* no more of them after this long */
+#define N_BATCHES 4      /* of different random images */
 
 typedef struct bench {
     const dass_config *cfg;
@@ -337,13 +340,13 @@ static dass_status time_steps(bench *b, dass_bench_step *out)
 
 static int by_time(const void *a, const void *b)
 {
-    const double x = ((const dass_bench_row *)a)->sec;
-    const double y = ((const dass_bench_row *)b)->sec;
+    const double x = ((const dass_bench_row *)a)->in_place_sec;
+    const double y = ((const dass_bench_row *)b)->in_place_sec;
     return x > y ? -1 : x < y;
 }
 
 /* Add node n to its operation's row. Depthwise convolutions are a kind of their own: other kernels run them. */
-static void add_op(dass_bench_step *out, const dass_graph *g, dass_node n, double sec)
+static void add_op(dass_bench_step *out, const dass_graph *g, dass_node n, double sec, double in_place_sec)
 {
     const dass_node_rec *r = &g->nodes[n];
     const bool is_conv = r->op == DASS_OP_CONV || r->op == DASS_OP_CONV_BWD_DATA || r->op == DASS_OP_CONV_BWD_WEIGHTS;
@@ -363,28 +366,81 @@ static void add_op(dass_bench_step *out, const dass_graph *g, dass_node n, doubl
     const dass_cost cost = dass_node_cost(g, n);
     row->count++;
     row->sec += sec;
+    row->in_place_sec += in_place_sec;
     row->flops += cost.flops;
     row->bytes += cost.bytes;
     out->ops_sec += sec;
+    out->ops_in_place_sec += in_place_sec;
 }
 
 /* What one launch does: cost is that of all its nodes. */
-static void add_top(dass_bench_step *out, const dass_exec *e, dass_node n, int64_t n_nodes, dass_cost cost, double sec)
+static void add_top(dass_bench_step *out, const dass_exec *e, dass_node n, int64_t n_nodes, dass_cost cost, double sec,
+                    double in_place_sec)
 {
     const dass_graph *g = dass_exec_graph(e);
     uint32_t at = out->n_top;
-    while (at > 0 && out->top[at - 1].sec < sec)
+    while (at > 0 && out->top[at - 1].in_place_sec < in_place_sec)
         --at;
     if (at >= DASS_BENCH_TOP)
         return;
     const uint32_t keep = out->n_top < DASS_BENCH_TOP ? out->n_top : DASS_BENCH_TOP - 1;
     memmove(&out->top[at + 1], &out->top[at], (keep - at) * sizeof out->top[0]);
     dass_bench_row *row = &out->top[at];
-    *row = (dass_bench_row){.count = n_nodes, .sec = sec, .flops = cost.flops, .bytes = cost.bytes};
+    *row = (dass_bench_row){
+        .count = n_nodes, .sec = sec, .in_place_sec = in_place_sec, .flops = cost.flops, .bytes = cost.bytes};
     char line[256];
     dass_node_print(g, n, line, sizeof line);
     (void)snprintf(row->name, sizeof row->name, "%-24s %.170s", dass_exec_kernel_name(e, n), line);
     out->n_top = keep + 1;
+}
+
+/* One step as the loop runs it, but each launch with its time; sec[i] has an entry for every node of graph i. */
+static dass_status step_in_place(bench *b, double *const *sec)
+{
+    next_batches(b);
+    if (b->alpha) {
+        b->block.adam_step += 1.0;
+        DASS_TRY(feed(b, DASS_INPUTS_VALIDATION));
+    }
+    DASS_TRY(feed(b, DASS_INPUTS_MAIN));
+    DASS_TRY(dass_store_write(b->store, DASS_BUF_STEP, &b->block, sizeof b->block));
+    for (uint32_t i = 0; i < b->steps.n; ++i)
+        DASS_TRY(dass_program_profile_in_place(b->steps.program, i, sec[i]));
+    b->block.step++;
+    return DASS_OK;
+}
+
+/* Medians per node; median[i] has an entry for every node of graph i. */
+static dass_status profile_in_place(bench *b, double **median, int *n_steps)
+{
+    size_t n_nodes = 0; /* of all graphs; those of graph i begin where those before end */
+    for (uint32_t i = 0; i < b->steps.n; ++i)
+        n_nodes += b->steps.graph[i]->n_nodes;
+    double *all = dass_arena_alloc(b->mem, MAX_IN_PLACE * n_nodes * sizeof *all);
+    double *middle = dass_arena_alloc(b->mem, n_nodes * sizeof *middle);
+    if (all == NULL || middle == NULL)
+        return DASS_NOMEM;
+    const double began = dass_now_sec();
+    int n = 0;
+    while (n < MAX_IN_PLACE && (n < MIN_IN_PLACE || dass_now_sec() - began < IN_PLACE_SEC)) {
+        double *sec[DASS_MAX_STEPS];
+        double *at = all + (size_t)n * n_nodes;
+        for (uint32_t i = 0; i < b->steps.n; at += b->steps.graph[i++]->n_nodes)
+            sec[i] = at;
+        DASS_TRY(step_in_place(b, sec));
+        n++;
+    }
+    for (size_t k = 0; k < n_nodes; ++k) {
+        double of_node[MAX_IN_PLACE];
+        for (int s = 0; s < n; ++s)
+            of_node[s] = all[(size_t)s * n_nodes + k];
+        dass__times_sort(of_node, n);
+        middle[k] = 1e-3 * dass__times_quantile_ms(of_node, n, 0.5);
+    }
+    for (uint32_t i = 0; i < b->steps.n; middle += b->steps.graph[i++]->n_nodes)
+        median[i] = middle;
+    *n_steps = n;
+    return DASS_OK;
 }
 
 /* The least of several profiles per node: what shares the machine only ever adds. */
@@ -402,7 +458,7 @@ static dass_status best_profile(bench *b, uint32_t i, uint32_t n_nodes, double *
     return DASS_OK;
 }
 
-static dass_status profile_graph(bench *b, uint32_t i, dass_bench_step *out)
+static dass_status profile_graph(bench *b, uint32_t i, const double *in_place, dass_bench_step *out)
 {
     const dass_graph *g = b->steps.graph[i];
     const dass_exec *e = b->steps.exec[i];
@@ -421,18 +477,20 @@ static dass_status profile_graph(bench *b, uint32_t i, dass_bench_step *out)
         cost[leader[n]].flops += one.flops;
         cost[leader[n]].bytes += one.bytes;
         count[leader[n]]++;
-        add_op(out, g, n, sec[n]);
+        add_op(out, g, n, sec[n], in_place[n]);
     }
     for (dass_node n = 1; n < g->n_nodes; ++n)
         if (leader[n] == n)
-            add_top(out, e, n, count[n], cost[n], sec[n]);
+            add_top(out, e, n, count[n], cost[n], sec[n], in_place[n]);
     return DASS_OK;
 }
 
 static dass_status profile(bench *b, dass_bench_step *out)
 {
+    double *in_place[DASS_MAX_STEPS];
+    DASS_TRY(profile_in_place(b, in_place, &out->n_in_place)); /* first: the other leaves values that mean nothing */
     for (uint32_t i = 0; i < b->steps.n; ++i)
-        DASS_TRY(profile_graph(b, i, out));
+        DASS_TRY(profile_graph(b, i, in_place[i], out));
     qsort(out->op, out->n_ops, sizeof out->op[0], by_time);
     out->has_ops = true;
     return DASS_OK;

@@ -14,11 +14,16 @@ static double percent(double part, double whole)
 }
 
 /* The nearer of the two ceilings: what an operation of these flops and bytes could take at least, over what it took. */
-static double of_roof(const dass_bench_row *r, const dass_peak *p)
+static double of_roof(const dass_bench_row *r, double sec, const dass_peak *p)
 {
     const double compute = r->flops / (1e9 * p->gflops);
     const double memory = r->bytes / (1e9 * p->read_gbs);
-    return r->sec > 0.0 ? 100.0 * (compute > memory ? compute : memory) / r->sec : 0.0;
+    return sec > 0.0 ? 100.0 * (compute > memory ? compute : memory) / sec : 0.0;
+}
+
+static double giga(double work, double sec)
+{
+    return sec > 0.0 ? work / sec / 1e9 : 0.0;
 }
 
 /* ---- text ----------------------------------------------------------------------------------------------------- */
@@ -27,26 +32,34 @@ static void print_rows(const dass_bench_row *rows, uint32_t n, const dass_bench_
 {
     for (uint32_t i = 0; i < n; ++i) {
         const dass_bench_row *r = &rows[i];
-        (void)printf("  %6.2f%% %9.3f %6lld %9.2f %8.2f %7.1f%% %7.1f%%  %-*s\n", percent(r->sec, b->ops_sec),
-                     1e3 * r->sec, (long long)r->count, r->flops / r->sec / 1e9, r->bytes / r->sec / 1e9,
-                     percent(r->flops / r->sec / 1e9, b->peak.gflops), of_roof(r, &b->peak), name_width, r->name);
+        const double sec = r->in_place_sec;
+        const double gflops = giga(r->flops, sec);
+        (void)printf("  %6.2f%% %9.3f %9.3f %6lld %9.2f %8.2f %7.1f%% %7.1f%%  %-*s\n",
+                     percent(sec, b->ops_in_place_sec), 1e3 * sec, 1e3 * r->sec, (long long)r->count, gflops,
+                     giga(r->bytes, sec), percent(gflops, b->peak.gflops), of_roof(r, sec, &b->peak), name_width,
+                     r->name);
     }
 }
 
 static void print_ops(const dass_bench_step *b)
 {
-    static const char head[] = "   share        ms  nodes   GFLOP/s     GB/s   of peak  of roof  ";
+    static const char head[] = "   share  in place     alone  nodes   GFLOP/s     GB/s   of peak  of roof  ";
     if (b->peak.threads > 0)
         (void)printf("\nmachine, in this run: %.1f GFLOP/s (%s, %d threads), ", b->peak.gflops, b->peak.isa,
                      b->peak.threads);
     else
         (void)printf("\ndevice, in this run: %.1f GFLOP/s (a large product), ", b->peak.gflops);
     (void)printf("memory read %.1f GB/s, copy %.1f GB/s\n", b->peak.read_gbs, b->peak.copy_gbs);
+    (void)printf("in place: ms of a step's nodes where they stand, median of %d steps; the other columns go by it\n"
+                 "alone: ms of each launch on its own%s\n",
+                 b->n_in_place,
+                 b->peak.threads > 0 ? ", the least of a few runs" : ", repeated, its inputs in the cache");
     (void)printf("of peak: GFLOP/s over the machine's. of roof: the time that flops or bytes need at least, over the "
                  "time taken\n(bytes from cache may pass 100 %%)\n\n%soperation\n",
                  head);
     print_rows(b->op, b->n_ops, b, 0);
-    (void)printf("  100.00%% %9.3f %6lld\n\n%skernel and node\n", 1e3 * b->ops_sec, (long long)b->nodes, head);
+    (void)printf("  100.00%% %9.3f %9.3f %6lld\n\n%skernel and node\n", 1e3 * b->ops_in_place_sec, 1e3 * b->ops_sec,
+                 (long long)b->nodes, head);
     print_rows(b->top, b->n_top, b, 0);
 }
 
@@ -74,12 +87,20 @@ static json_t *rows_json(const dass_bench_row *rows, uint32_t n, const dass_benc
     json_t *list = json_array();
     for (uint32_t i = 0; i < n; ++i) {
         const dass_bench_row *r = &rows[i];
-        (void)json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name", r->name,
-                                                    "nodes", (json_int_t)r->count, "ms", 1e3 * r->sec, "share",
-                                                    percent(r->sec, b->ops_sec) / 100.0, "gflops",
-                                                    r->flops / r->sec / 1e9, "gbs", r->bytes / r->sec / 1e9, "of_peak",
-                                                    percent(r->flops / r->sec / 1e9, b->peak.gflops) / 100.0, "of_roof",
-                                                    of_roof(r, &b->peak) / 100.0));
+        const double sec = r->in_place_sec;
+        const double gflops = giga(r->flops, r->sec);
+        json_t *row =
+            json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name", r->name, "nodes", (json_int_t)r->count, "ms",
+                      1e3 * r->sec, "share", percent(r->sec, b->ops_sec) / 100.0, "gflops", gflops, "gbs",
+                      giga(r->bytes, r->sec), "of_peak", percent(gflops, b->peak.gflops) / 100.0, "of_roof",
+                      of_roof(r, r->sec, &b->peak) / 100.0);
+        json_t *place =
+            json_pack("{s:f, s:f, s:f, s:f, s:f}", "in_place_ms", 1e3 * sec, "in_place_share",
+                      percent(sec, b->ops_in_place_sec) / 100.0, "in_place_gflops", giga(r->flops, sec), "in_place_gbs",
+                      giga(r->bytes, sec), "in_place_of_roof", of_roof(r, sec, &b->peak) / 100.0);
+        (void)json_object_update(row, place);
+        json_decref(place);
+        (void)json_array_append_new(list, row);
     }
     return list;
 }
@@ -99,6 +120,8 @@ static dass_status print_json(const dass_bench_step *b)
                                             "gflops", b->peak.gflops, "read_gbs", b->peak.read_gbs, "copy_gbs",
                                             b->peak.copy_gbs));
         (void)json_object_set_new(root, "ops_ms", json_real(1e3 * b->ops_sec));
+        (void)json_object_set_new(root, "ops_in_place_ms", json_real(1e3 * b->ops_in_place_sec));
+        (void)json_object_set_new(root, "in_place_repeats", json_integer(b->n_in_place));
         (void)json_object_set_new(root, "ops", rows_json(b->op, b->n_ops, b));
         (void)json_object_set_new(root, "top", rows_json(b->top, b->n_top, b));
     }
