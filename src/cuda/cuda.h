@@ -1,10 +1,10 @@
 /* Private header of the CUDA plugin: the device object, the selection table, and what its files share.
  *
  * cuda.c owns the vtable and the ordered table of rows; cuda_*.c contribute rows. A row either fits a node or not; the
- * first that fits prepares the kernel, or the next when that one finds out that it cannot (DASS_UNSUPPORTED). A prepared
- * node is a short list of stages, launches of kernels/ or calls of a library, that run in order on the one stream. Nodes
- * whose stages are launches of the same kernels, and that do not depend on one another, can be merged into one node
- * whose launches cover them all (`merge` of backend.h).
+ * first that fits prepares the kernel, or the next when that one finds out that it cannot (DASS_UNSUPPORTED). A
+ * prepared node is a short list of stages, launches of kernels/ or calls of a library, that run in order on the one
+ * stream. Nodes whose stages are launches of the same kernels, and that do not depend on one another, can be merged
+ * into one node whose launches cover them all (`merge` of backend.h).
  *
  * Files here are plain C built by gcc; nvcc sees only kernels/.
  */
