@@ -135,9 +135,14 @@ static losses run_steps(rig *r, int n)
 
 /* ---- agreement -------------------------------------------------------------------------------------------------- */
 
-/* Relative to the largest entry. The reference sums in double, a device in float and in its own order: the host backend
- * ends up 2e-5 away on the same steps (alpha's gradient), most of it where few elements are normalised. */
+/* Relative to the largest entry. The reference sums in double, a device in float and in its own order, with or without
+ * fused multiply-adds: the host backend ends up 2e-5 away on the same steps (alpha's gradient), most of it where few
+ * elements are normalised. This holds while both take the same side of every relu and maximum. Where rounding decides
+ * the side, one element of a gradient is there in one and not in the other, and no tolerance tells that from a mistake;
+ * but it is another element, or none, with other parameters. So a step may differ by flips that can be shown, with a
+ * few seeds and not with all. */
 static const double tolerance = 2e-5;
+enum { SEEDS = 5 };
 
 /* What one step changes or computes, but for the moments of Adam, whose square root makes a rounding error of a zero
  * gradient a whole step. */
@@ -145,42 +150,225 @@ static const dass_buf compared[] = {DASS_BUF_W,      DASS_BUF_AF,        DASS_BU
                                     DASS_BUF_W_GRAD, DASS_BUF_AF_GRAD,   DASS_BUF_ALPHA_GRAD, DASS_BUF_STAT,
                                     DASS_BUF_SCORE,  DASS_BUF_SCORE_MOM, DASS_BUF_MASKED};
 
-static double worst_difference(const rig *a, const rig *b, dass_buf buf)
+typedef struct difference {
+    double error; /* relative to the largest entry */
+    int64_t at;
+    double got, want;
+} difference;
+
+static difference worst_of(const double *got, const double *want, int64_t n, double least_scale)
 {
-    const int64_t n = dass_store_buf_count(a->s, buf);
-    const double *x = rig_read(a, buf);
-    const double *y = rig_read(b, buf);
-    double scale = 1e-3;
-    double worst = 0;
+    difference d = {0};
+    double scale = least_scale;
+    double worst = -1;
     for (int64_t i = 0; i < n; i++) {
-        scale = fabs(y[i]) > scale ? fabs(y[i]) : scale;
-        worst = fabs(x[i] - y[i]) > worst || isnan(x[i]) ? fabs(x[i] - y[i]) : worst;
+        scale = fabs(want[i]) > scale ? fabs(want[i]) : scale;
+        if (isnan(worst) || (fabs(got[i] - want[i]) <= worst))
+            continue;
+        worst = fabs(got[i] - want[i]); /* a NaN is the worst */
+        d = (difference){.at = i, .got = got[i], .want = want[i]};
     }
-    return worst / scale;
+    d.error = n > 0 ? worst / scale : 0;
+    return d;
+}
+
+static difference worst_difference(const rig *got, const rig *want, dass_buf buf)
+{
+    return worst_of(rig_read(got, buf), rig_read(want, buf), dass_store_buf_count(got->s, buf), 1e-3);
+}
+
+/* The group that lies in a buffer element by element. */
+static dass_group group_of(dass_buf buf)
+{
+    switch (buf) {
+    case DASS_BUF_AF:
+    case DASS_BUF_AF_MOM:
+    case DASS_BUF_AF_GRAD:
+        return DASS_GROUP_AF;
+    case DASS_BUF_ALPHA_GRAD:
+        return DASS_GROUP_ALPHA;
+    case DASS_BUF_STAT:
+        return DASS_GROUP_STAT;
+    default:
+        return DASS_GROUP_W;
+    }
+}
+
+/* "W_GRAD differs by 3.1e-05: cell0.e0.dw1[17] is 0.25, the reference's 0.26" */
+static void describe(const rig *r, dass_buf buf, const difference *d, char *text, size_t n)
+{
+    const char *name = "?";
+    int64_t first = 0;
+    for (uint32_t i = 0; i < dass_store_n_params(r->s); i++) {
+        const dass_param *p = dass_store_get(r->s, i);
+        if (p->group != group_of(buf) || d->at < p->offset || d->at >= p->offset + p->count)
+            continue;
+        name = p->name;
+        first = p->offset;
+    }
+    (void)snprintf(text, n, "%s differs by %.2g of its largest: %s[%lld] is %.9g, the reference's %.9g",
+                   dass_buf_name(buf), d->error, name, (long long)(d->at - first), d->got, d->want);
+}
+
+/* ---- where two devices part --------------------------------------------------------------------------------------- */
+
+/* What every node of a step left, in order. */
+typedef struct part {
+    uint32_t graph;
+    dass_node node;
+    dass_val val;
+    size_t at;
+    int64_t n;
+} part;
+
+typedef struct trace {
+    double *x;
+    part *part;
+    size_t n_x, room_x, n_parts, room_parts;
+    uint32_t graph; /* that runs now */
+} trace;
+
+static void note(void *ctx, dass_node node, dass_val val, int64_t first, const double *x, int64_t n)
+{
+    trace *t = ctx;
+    if (t->n_x + (size_t)n > t->room_x) {
+        t->room_x = 2 * t->room_x + 65536;
+        t->x = realloc(t->x, t->room_x * sizeof *t->x);
+    }
+    if (first == 0 && t->n_parts == t->room_parts) {
+        t->room_parts = 2 * t->room_parts + 1024;
+        t->part = realloc(t->part, t->room_parts * sizeof *t->part);
+    }
+    assert_true(t->x != NULL && t->part != NULL);
+    if (first == 0)
+        t->part[t->n_parts++] = (part){.graph = t->graph, .node = node, .val = val, .at = t->n_x};
+    memcpy(t->x + t->n_x, x, (size_t)n * sizeof *x);
+    t->part[t->n_parts - 1].n += n;
+    t->n_x += (size_t)n;
+}
+
+static void trace_step(rig *r, const char *device, const setting *set, trace *t)
+{
+    setting slow = *set;
+    slow.opt = (dass_exec_options){.guard = true, .no_merge = true};
+    open_step(r, device, &slow);
+    r->block.adam_step += 1;
+    r->block.step++;
+    for (uint32_t i = 0; i < r->steps.n; i++) {
+        t->graph = i;
+        dass_exec_watch(r->steps.exec[i], note, t);
+        check_ok(dass_steps_run(r->s, &r->steps, i, &r->block, NULL, NULL));
+    }
+}
+
+/* Of the first tensor that differs: entries beyond the tolerance, and those of them that are 0 in one only: behind a
+ * relu or a maximum that went another way. Rounding and mistakes make many differ, and no zeros. */
+static bool few_flipped(const trace *got, const trace *want, const part *p, const difference *d, char *text, size_t n)
+{
+    int64_t beyond = 0;
+    int64_t zeros = 0;
+    const double limit = tolerance * fabs(d->got - d->want) / d->error;
+    for (int64_t i = 0; i < p->n; i++) {
+        const double a = got->x[p->at + (size_t)i];
+        const double b = want->x[p->at + (size_t)i];
+        beyond += !(fabs(a - b) <= limit);
+        zeros += !(fabs(a - b) <= limit) && (a == 0) != (b == 0);
+    }
+    const bool flip = zeros > 0 && beyond <= 4 + p->n / 100;
+    (void)snprintf(text, n, "%lld of its %lld entries are beyond the tolerance, %lld of them 0 in one only: %s",
+                   (long long)beyond, (long long)p->n, (long long)zeros,
+                   flip ? "a relu or a maximum flipped" : "no flipped relu or maximum explains it");
+    return flip;
+}
+
+/* Run the step again node by node on both, and say where they part. Returns whether a flip explains it. */
+static bool explain(const setting *set, char *text, size_t n)
+{
+    rig a;
+    rig b;
+    trace got = {0};
+    trace want = {0};
+    bool flip = false;
+    trace_step(&a, "cuda", set, &got);
+    trace_step(&b, "ref", set, &want);
+    bool same = got.n_parts == want.n_parts && got.n_x == want.n_x;
+    for (size_t i = 0; same && i < got.n_parts; i++)
+        same = memcmp(&got.part[i], &want.part[i], sizeof(part)) == 0;
+    (void)snprintf(text, n, same ? "no node differs by as much" : "the devices run different graphs");
+    for (size_t i = 0; same && i < got.n_parts; i++) {
+        const part *p = &got.part[i];
+        const difference d = worst_of(got.x + p->at, want.x + p->at, p->n, 1e-3);
+        if (d.error <= tolerance)
+            continue;
+        char line[200];
+        char why[200];
+        dass_node_print(a.steps.graph[p->graph], p->node, line, sizeof line);
+        flip = few_flipped(&got, &want, p, &d, why, sizeof why);
+        (void)
+            snprintf(text, n,
+                     "first, in graph %u, '%s' behind node %u (%s): %s\n    entry %lld is %.9g, the reference's %.9g; "
+                     "%s",
+                     p->graph, a.steps.graph[p->graph]->vals[p->val].name, (unsigned)p->node,
+                     dass_exec_kernel_name(a.steps.exec[p->graph], p->node), line, (long long)d.at, d.got, d.want, why);
+        break;
+    }
+    rig_close(&a);
+    rig_close(&b);
+    free(got.x);
+    free(got.part);
+    free(want.x);
+    free(want.part);
+    return flip;
+}
+
+/* One step on both. Text says what is worst where they differ by more than the tolerance. */
+static bool step_agrees(const setting *set, char *text, size_t n)
+{
+    rig got;
+    rig want;
+    open_step(&got, "cuda", set);
+    open_step(&want, "ref", set);
+    const losses a = run_steps(&got, 1);
+    const losses b = run_steps(&want, 1);
+    difference worst = {.error = tolerance};
+    bool agrees = true;
+    for (size_t i = 0; i < N_OF(compared); i++) {
+        if (dass_store_ptrs(got.s)[compared[i]] == NULL || dass_store_ptrs(want.s)[compared[i]] == NULL)
+            continue;
+        const difference d = worst_difference(&got, &want, compared[i]);
+        if (d.error <= worst.error)
+            continue;
+        agrees = false;
+        worst = d;
+        describe(&got, compared[i], &d, text, n);
+    }
+    if (!(fabs(a.loss - b.loss) <= 1e-5 * fabs(b.loss)) ||
+        !(fabs(a.val_loss - b.val_loss) <= 1e-5 * fabs(b.val_loss)) || a.correct != b.correct ||
+        a.val_correct != b.val_correct) {
+        agrees = false;
+        (void)snprintf(text, n, "loss %.9g, %g correct, validation %.9g, %g; the reference's %.9g, %g, %.9g, %g",
+                       a.loss, a.correct, a.val_loss, a.val_correct, b.loss, b.correct, b.val_loss, b.val_correct);
+    }
+    rig_close(&got);
+    rig_close(&want);
+    return agrees;
 }
 
 static void a_step_agrees(dass_stage stage, bool second_order)
 {
     need_cuda();
-    const setting set = {.stage = stage, .second_order = second_order};
-    rig got;
-    rig want;
-    open_step(&got, "cuda", &set);
-    open_step(&want, "ref", &set);
-    const losses a = run_steps(&got, 1);
-    const losses b = run_steps(&want, 1);
-    assert_true(fabs(a.loss - b.loss) <= 1e-5 * fabs(b.loss));
-    assert_true(fabs(a.val_loss - b.val_loss) <= 1e-5 * fabs(b.val_loss));
-    assert_true(a.correct == b.correct && a.val_correct == b.val_correct);
-    for (size_t i = 0; i < N_OF(compared); i++) {
-        if (dass_store_ptrs(got.s)[compared[i]] == NULL || dass_store_ptrs(want.s)[compared[i]] == NULL)
-            continue;
-        const double e = worst_difference(&got, &want, compared[i]);
-        if (!(e <= tolerance))
-            fail_msg("%s differs from the reference by %.3g", dass_buf_name(compared[i]), e);
+    for (uint64_t seed = 11; seed < 11 + SEEDS; seed++) {
+        const setting set = {.stage = stage, .second_order = second_order, .seed = seed};
+        char text[512];
+        char why[1024];
+        if (step_agrees(&set, text, sizeof text))
+            return;
+        const bool flip = explain(&set, why, sizeof why);
+        if (!flip)
+            fail_msg("seed %d: %s\n    %s", (int)seed, text, why);
+        print_message("  seed %d: %s\n    %s\n", (int)seed, text, why);
     }
-    rig_close(&got);
-    rig_close(&want);
+    fail_msg("the device agrees with the reference for none of %d seeds", SEEDS);
 }
 
 static void a_dense_search_step_agrees(void **state)
@@ -280,7 +468,6 @@ static double rms_difference(const rig *a, const rig *b, dass_buf buf)
  * few seeds there are some where the two stay together, by far; a mistake would be there in all. */
 static void a_bf16_step_agrees(dass_stage stage)
 {
-    enum { SEEDS = 5 };
     double nearest[N_OF(compared)];
     bool seen[N_OF(compared)] = {false};
     double loss = INFINITY;
@@ -351,18 +538,29 @@ static void a_second_order_alpha_is_fp32(void **state)
     need_cuda();
     if (getenv("DASS_TEST_SHORT") != NULL)
         leave_out("four graphs take minutes under a sanitizer");
-    const setting half = {.stage = DASS_STAGE_FINETUNE, .second_order = true, .precision = DASS_PRECISION_BF16};
-    const setting full = {.stage = DASS_STAGE_FINETUNE, .second_order = true};
-    rig got;
-    rig want;
-    open_step(&got, "cuda", &half);
-    open_step(&want, "ref", &full);
-    (void)run_steps(&got, 1);
-    (void)run_steps(&want, 1);
-    assert_true(worst_difference(&got, &want, DASS_BUF_ALPHA_GRAD) <= tolerance);
-    assert_true(rms_difference(&got, &want, DASS_BUF_W_GRAD) > 1e-4); /* but the step of the weights is bf16's */
-    rig_close(&got);
-    rig_close(&want);
+    char text[512];
+    double error = INFINITY;
+    for (uint64_t seed = 11; seed < 11 + SEEDS && !(error <= tolerance); seed++) { /* see there */
+        const setting half = {.stage = DASS_STAGE_FINETUNE,
+                              .second_order = true,
+                              .precision = DASS_PRECISION_BF16,
+                              .seed = seed};
+        const setting full = {.stage = DASS_STAGE_FINETUNE, .second_order = true, .seed = seed};
+        rig got;
+        rig want;
+        open_step(&got, "cuda", &half);
+        open_step(&want, "ref", &full);
+        (void)run_steps(&got, 1);
+        (void)run_steps(&want, 1);
+        const difference d = worst_difference(&got, &want, DASS_BUF_ALPHA_GRAD);
+        error = d.error;
+        describe(&got, DASS_BUF_ALPHA_GRAD, &d, text, sizeof text);
+        assert_true(rms_difference(&got, &want, DASS_BUF_W_GRAD) > 1e-4); /* but the step of the weights is bf16's */
+        rig_close(&got);
+        rig_close(&want);
+    }
+    if (!(error <= tolerance))
+        fail_msg("%s", text);
 }
 
 /* Loss of a pruned network in bf16 on the device and on the reference, and in fp32; as above, the nearest of a few. */
