@@ -189,15 +189,22 @@ help_obj := $(help_src:%.c=$(B)/%.o)
 tests    := $(test_src:%.c=$(B)/%)
 fuzzers  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 
+# Harm at the Nth call: a program that watches the one it starts, and what it preloads; neither is instrumented.
+ifneq ($(filter release debug asan ubsan,$(MODE)),)
+fault     := $(B)/tests/fault/fault
+fault_lib := $(B)/tests/fault/libfailing_alloc.so
+fault_obj := $(patsubst %.c,$(B)/%.o,$(filter-out %/failing_alloc.c,$(wildcard tests/fault/*.c)))
+endif
+
 obj  := $(lib_obj) $(cli_obj) $(help_obj) $(test_src:%.c=$(B)/%.o) $(fuzzers:%=%.o) $(cuda_obj) $(gpu_obj) $(simt_obj) \
-        $(dnn_tests:%=%.o) $(dnn_tools:%=%.o)
+        $(dnn_tests:%=%.o) $(dnn_tools:%=%.o) $(fault_obj)
 dirs := $(sort $(B) $(if $(cuda_obj),$(B)/tests/cudnn_plans) $(patsubst %/,%,$(dir $(obj) $(nodevice))))
 
 # ------------------------------------------------------------------------------------------------------- building
 
 .PHONY: all tests fuzzers FORCE
 all: $(if $(cli_obj),$(DASS),$(B)/libdass.a) $(plugin) ## build the program: build/dass
-tests: $(tests) $(fake) $(dnn_tests) $(dnn_tools)
+tests: $(tests) $(fake) $(dnn_tests) $(dnn_tools) $(fault) $(fault_lib)
 fuzzers: $(fuzzers)
 
 $(dirs):
@@ -366,6 +373,15 @@ $(B)/tests/fakecuda/live_plans: $(B)/tests/fakecuda/fake_cudart.o $(B)/tests/fak
 $(B)/tests/cudnn_plans/%.o: extra := -Isrc/cuda $(cuda_inc)
 $(B)/tests/fakecuda/test_fake_cudnn.o: extra := -Itests -Isrc/cuda $(cuda_inc)
 
+$(fault_obj): extra := -fno-sanitize=all
+$(fault): $(fault_obj)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+
+$(fault_lib): tests/fault/failing_alloc.c tests/fault/failing_alloc.h | $(dirs)
+	$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu11 -O1 -g $(warn) -shared -fPIC -o $@ $< -ldl
+
 $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libdass.a
 	$(call say,LD,$@)
 	$(Q)$(call link,-fsanitize=fuzzer)
@@ -379,9 +395,9 @@ $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libdass.a
 JOBS  ?= $(shell nproc 2>/dev/null || echo 2)
 again  = $(MAKE) --no-print-directory $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
 suite  = MODE=$(MODE) DASS=$(DASS) $(fake:%=DASS_CUDA_PLUGIN=$(CURDIR)/%) PLANS=$(dir $(lastword $(dnn_tools))) \
-         tests/run.sh $(tests) $(dnn_tests)
+         FAULT=$(fault) tests/run.sh $(tests) $(dnn_tests)
 
-.PHONY: demo check test run-tests run-check asan ubsan tsan fuzz run-fuzz ptxas plans-all lint format golden bench \
+.PHONY: demo check test run-tests run-check faults asan ubsan tsan fuzz run-fuzz ptxas plans-all lint format golden bench \
         install clean setup help gpu-check gpu-deps
 demo: ## set up, build, and run the demonstration (a few minutes)
 	@tools/setup.sh build
@@ -401,6 +417,9 @@ run-tests: all tests
 
 run-check: all tests
 	@DASS_TEST_SHORT=1 $(suite)
+
+faults: all tests ## kill, fail and cut every call of every command, one at a time (hours)
+	@DASS_TEST_LONG=1 DASS=$(DASS) $(fault)
 
 asan: ## build with the address and undefined-behaviour sanitizers, and run the tests
 	@ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=0:$$ASAN_OPTIONS \

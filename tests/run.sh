@@ -84,6 +84,9 @@ if [ -n "${PLANS:-}" ]; then
     run_one cudnn_plans tests/cudnn_plans.sh
     run_one gpu_check tests/gpu_check.sh
 fi
+if [ -n "${FAULT:-}" ] && [ -x "$DASS" ]; then
+    run_one fault "$FAULT"
+fi
 if compgen -G 'tests/cli/*.sh' >/dev/null && [ -x "$DASS" ]; then
     run_one cli tests/cli.sh
 elif [ $# -eq 0 ]; then
