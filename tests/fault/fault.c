@@ -1,7 +1,8 @@
 /* Harm at the Nth call of every command, and what becomes of the run.
  *
  *     fault                                   a sample of N's, the same every time; prints TAP
- *     DASS_TEST_LONG=1 fault [CASE...]        every N; hours for all of them
+ *     DASS_TEST_LONG=1 fault [CASE...]        every N; hours for all of them. FAULT_KINDS="kill error" takes these
+ *                                             kinds alone, FAULT_EVERY=10 each tenth allocation
  *     DASS_TEST_SHORT=1 fault                 a smaller sample, for sanitizers
  *     fault CASE                              a list of its calls
  *     fault CASE KIND N [ERRNO]               one trial, shown, its folder kept: what a failure's last words say
@@ -433,10 +434,15 @@ static void sample_calls(const fault_call_list *list, fault_kind kind, int n, ui
 
 static void list_trials(const plan *p, fault_kind kind, bool all, bool small, trials *out)
 {
+    const char *every = getenv("FAULT_EVERY");
+    const char *kinds = getenv("FAULT_KINDS");
+    const long stride = every != NULL && atol(every) > 0 ? atol(every) : 1;
     const int n = sample[kind][2 * small + !p->c->keeps];
     uint64_t seed = (uint64_t)kind * 1000003u + (uint64_t)(p->c - cases);
+    if (kinds != NULL && strstr(kinds, kind_names[kind]) == NULL)
+        return;
     if (kind == FAULT_ALLOC) {
-        const long step = all || n == 0 ? 1 : (p->allocations + n - 1) / n;
+        const long step = all || n == 0 ? stride : (p->allocations + n - 1) / n;
         for (long at = 1; at <= p->allocations && (all || n > 0); at += step)
             add_trial(out, (fault){kind, all ? at : at + (long)(next_random(&seed) % (uint64_t)step), 0});
         return;

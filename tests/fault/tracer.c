@@ -30,7 +30,7 @@ typedef struct rule {
     long nr;
     const char *name;
     where where;
-    bool moves; /* bytes; the third argument counts them */
+    bool moves; /* bytes; the third argument counts them, or the pieces of memory they are in */
     bool writes;
     int error[6]; /* it may fail with; 0 ends the list */
 } rule;
@@ -42,7 +42,8 @@ static const rule rules[] = {
     {SYS_pread64, "read", AT_FD, true, false, {EIO, EINTR}},
     {SYS_write, "write", AT_FD, true, true, {EIO, ENOSPC, EINTR}},
     {SYS_pwrite64, "write", AT_FD, true, true, {EIO, ENOSPC, EINTR}},
-    {SYS_writev, "writev", AT_FD, false, true, {EIO, ENOSPC, EINTR}},
+    {SYS_readv, "read", AT_FD, true, false, {EIO, EINTR}},
+    {SYS_writev, "write", AT_FD, true, true, {EIO, ENOSPC, EINTR}},
     {SYS_close, "close", AT_FD, false, false, {EIO}},
     {SYS_stat, "stat", AT_PATH, false, false, {EIO, EACCES, ENOMEM}},
     {SYS_lstat, "stat", AT_PATH, false, false, {EIO, EACCES, ENOMEM}},
@@ -144,6 +145,33 @@ static bool fd_path(pid_t pid, int fd, char *out, size_t n)
     return got > 0;
 }
 
+#define MAX_PIECES 1024 /* the kernel's own limit */
+
+static bool is_in_pieces(const rule *r)
+{
+    return r->nr == SYS_readv || r->nr == SYS_writev;
+}
+
+/* The pieces of memory of a call; 0 when they cannot be read. */
+static size_t read_pieces(pid_t pid, const uint64_t *arg, struct iovec *out)
+{
+    const size_t n = arg[2] < MAX_PIECES ? (size_t)arg[2] : MAX_PIECES;
+    const struct iovec to = {out, n * sizeof *out};
+    const struct iovec from = {(void *)(uintptr_t)arg[1], n * sizeof *out};
+    return process_vm_readv(pid, &to, 1, &from, 1, 0) == (ssize_t)(n * sizeof *out) ? n : 0;
+}
+
+static size_t bytes_of(pid_t pid, const rule *r, const uint64_t *arg)
+{
+    struct iovec piece[MAX_PIECES];
+    size_t sum = 0;
+    if (!r->moves || !is_in_pieces(r))
+        return r->moves ? (size_t)arg[2] : 0;
+    for (size_t n = read_pieces(pid, arg, piece), i = 0; i < n; ++i)
+        sum += piece[i].iov_len;
+    return sum;
+}
+
 /* Whether the call that is about to be made counts, and what it is. */
 static bool describe(const fault_job *job, pid_t pid, const rule *r, const uint64_t *arg, fault_call *out)
 {
@@ -179,7 +207,7 @@ static bool describe(const fault_job *job, pid_t pid, const rule *r, const uint6
     }
     if (!counts(job, path))
         return false;
-    out->halves = r->moves && arg[2] >= 2;
+    out->halves = bytes_of(pid, r, arg) >= 2;
     (void)snprintf(out->path, sizeof out->path, "%.*s", (int)sizeof out->path - 1, path);
     return true;
 }
@@ -303,8 +331,10 @@ static bool run_alloc(const fault_job *job, const fault *f, fault_end *end)
 typedef struct task {
     pid_t tid;
     bool harmed;  /* in the call that was chosen */
-    bool restore; /* its third argument */
+    bool restore; /* its third argument, and the length of the piece that was cut */
     unsigned long long third;
+    uint64_t cut_at; /* where that length is; 0 = nowhere */
+    size_t cut_length;
 } task;
 
 typedef struct trace {
@@ -358,8 +388,39 @@ static void keep(fault_call_list *list, const fault_call *call)
     list->call[list->n++] = *call;
 }
 
+static void poke_length(pid_t pid, uint64_t at, size_t length)
+{
+    const struct iovec from = {&length, sizeof length};
+    const struct iovec to = {(void *)(uintptr_t)at, sizeof length};
+    (void)process_vm_writev(pid, &from, 1, &to, 1, 0);
+}
+
+/* Half of the bytes: fewer of them, or fewer pieces with the last one cut. */
+static void halve(trace *t, task *k, const rule *r, const uint64_t *arg)
+{
+    struct user_regs_struct regs;
+    struct iovec piece[MAX_PIECES];
+    size_t left = bytes_of(t->pid, r, arg) / 2;
+    (void)ptrace(PTRACE_GETREGS, k->tid, NULL, &regs);
+    k->restore = true;
+    k->third = regs.rdx;
+    k->cut_at = 0;
+    regs.rdx = left;
+    if (is_in_pieces(r)) {
+        const size_t n = read_pieces(t->pid, arg, piece);
+        size_t i = 0;
+        while (i < n && piece[i].iov_len < left)
+            left -= piece[i++].iov_len;
+        k->cut_at = arg[1] + i * sizeof *piece + offsetof(struct iovec, iov_len);
+        k->cut_length = piece[i].iov_len;
+        poke_length(t->pid, k->cut_at, left);
+        regs.rdx = i + 1;
+    }
+    (void)ptrace(PTRACE_SETREGS, k->tid, NULL, &regs);
+}
+
 /* What the harm does on the way in. True when the process is to be let go already. */
-static bool harm(trace *t, task *k, const rule *r)
+static bool harm(trace *t, task *k, const rule *r, const uint64_t *arg)
 {
     struct user_regs_struct regs;
     switch (t->f->kind) {
@@ -380,11 +441,7 @@ static bool harm(trace *t, task *k, const rule *r)
     case FAULT_SHORT:
     case FAULT_TORN:
         k->harmed = true;
-        (void)ptrace(PTRACE_GETREGS, k->tid, NULL, &regs);
-        k->restore = true;
-        k->third = regs.rdx;
-        regs.rdx /= 2;
-        (void)ptrace(PTRACE_SETREGS, k->tid, NULL, &regs);
+        halve(t, k, r, arg);
         return false;
     case FAULT_NONE:
     case FAULT_ALLOC:
@@ -409,7 +466,7 @@ static bool on_entry(trace *t, task *k, uint64_t nr, const uint64_t *arg)
         return true;
     t->end->hit = true;
     (void)snprintf(t->end->what, sizeof t->end->what, "%s %s", call.name, call.path);
-    return harm(t, k, r);
+    return harm(t, k, r, arg);
 }
 
 static bool on_exit_of(trace *t, task *k)
@@ -423,6 +480,8 @@ static bool on_exit_of(trace *t, task *k)
         return false;
     }
     (void)ptrace(PTRACE_GETREGS, k->tid, NULL, &regs);
+    if (k->cut_at != 0)
+        poke_length(t->pid, k->cut_at, k->cut_length);
     if (k->restore)
         regs.rdx = k->third;
     else
