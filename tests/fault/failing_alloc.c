@@ -23,7 +23,9 @@
 #include <unistd.h>
 
 static fault_alloc_page *page;
-static _Thread_local bool inside; /* of this library: what dladdr or dlsym ask for is not counted */
+/* In this library: what dladdr or dlsym ask for is not counted. The address sanitizer replaces the function that other
+ * kinds of thread-local variables are found with, and is not ready when the first memory is asked for. */
+static _Thread_local bool inside __attribute__((tls_model("initial-exec")));
 
 static void *(*next_malloc)(size_t);
 static void *(*next_calloc)(size_t, size_t);
