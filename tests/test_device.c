@@ -210,7 +210,7 @@ static void describe(const rig *r, dass_buf buf, const difference *d, char *text
                    dass_buf_name(buf), d->error, name, (long long)(d->at - first), d->got, d->want);
 }
 
-/* ---- where two devices part --------------------------------------------------------------------------------------- */
+/* ---- where two devices part ------------------------------------------------------------------------------------- */
 
 /* What every node of a step left, in order. */
 typedef struct part {

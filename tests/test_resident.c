@@ -7,7 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
-#include "check.h"
+#include "double.h"
 #include "dass/log.h"
 #include "dass/run.h"
 
@@ -39,23 +39,6 @@ static int teardown(void **state)
     dass_log_set_level(DASS_LOG_ERROR);
     (void)snprintf(command, sizeof command, "rm -rf '%s'", folder);
     return system(command);
-}
-
-static const char *why_no_cuda(void)
-{
-    for (size_t i = 0; dass_backend_name(i) != NULL; i++)
-        if (strcmp(dass_backend_name(i), "cuda") == 0)
-            return dass_backend_why_not(i);
-    return "this build knows no such device";
-}
-
-static void need_cuda(void)
-{
-    const char *why = why_no_cuda();
-    if (why == NULL)
-        return;
-    print_message("cuda: skipped: %s\n", why);
-    skip();
 }
 
 typedef void (*traffic_fn)(fake_traffic *out);

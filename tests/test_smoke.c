@@ -6,7 +6,7 @@
  */
 #include <stdlib.h>
 
-#include "check.h"
+#include "double.h"
 
 #include "dass/clock.h"
 #include "dass/exec.h"
@@ -35,22 +35,10 @@ static float *host_block(size_t bytes)
     return block;
 }
 
-static const char *why_no_cuda(void)
-{
-    for (size_t i = 0; dass_backend_name(i) != NULL; i++)
-        if (strcmp(dass_backend_name(i), "cuda") == 0)
-            return dass_backend_why_not(i);
-    return "this build knows no such device";
-}
-
 static void rig_open(rig *r, size_t bytes)
 {
     *r = (rig){0};
-    const char *why = why_no_cuda();
-    if (why != NULL) {
-        print_message("cuda: skipped: %s\n", why);
-        skip();
-    }
+    need_cuda();
     check_ok(dass_backend_open("cuda", NULL, &r->be));
     for (int i = 1; i < N_BUFS; i++)
         check_ok(r->be->ops->alloc(r->be, bytes, "test", &r->bufs[i]));
