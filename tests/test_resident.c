@@ -44,18 +44,12 @@ static int teardown(void **state)
 typedef void (*traffic_fn)(fake_traffic *out);
 
 /* The double's counter; skips on a real device. */
-static traffic_fn need_double(void)
+static traffic_fn double_counter(void)
 {
-    need_cuda();
-    const char *path = getenv("DASS_CUDA_PLUGIN");
-    void *library = path != NULL ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : NULL;
     traffic_fn fn = NULL;
-    if (library != NULL)
-        *(void **)&fn = dlsym(library, "fake_cuda_traffic");
-    if (fn != NULL)
-        return fn;
-    leave_out("a real device does not count what it is sent");
-    return NULL;
+    need_double();
+    *(void **)&fn = double_symbol("fake_cuda_traffic");
+    return fn;
 }
 
 static void set(dass_config *c, const char *assignment)
@@ -390,7 +384,7 @@ static fake_traffic traffic_of(traffic_fn count, const char *limit)
 static void a_search_step_waits_once(void **state)
 {
     (void)state;
-    const traffic_fn count = need_double();
+    const traffic_fn count = double_counter();
     const fake_traffic few = traffic_of(count, "data.limit=16");
     const fake_traffic more = traffic_of(count, "data.limit=28");
     const unsigned long steps = 3;
@@ -466,7 +460,7 @@ static int forget_the_size(void **state)
 static void images_that_do_not_fit_are_copied_aloud(void **state)
 {
     (void)state;
-    (void)need_double();
+    need_double();
     static char text[8192];
     dass_config c = small();
     set(&c, "data.limit=30000");
