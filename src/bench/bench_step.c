@@ -397,12 +397,7 @@ static void add_top(dass_bench_step *out, const dass_exec *e, dass_node n, int64
 /* One step as the loop runs it, but each launch with its time; sec[i] has an entry for every node of graph i. */
 static dass_status step_in_place(bench *b, double *const *sec)
 {
-    next_batches(b);
-    if (b->alpha) {
-        b->block.adam_step += 1.0;
-        DASS_TRY(feed(b, DASS_INPUTS_VALIDATION));
-    }
-    DASS_TRY(feed(b, DASS_INPUTS_MAIN));
+    DASS_TRY(feed_step(b));
     DASS_TRY(dass_store_write(b->store, DASS_BUF_STEP, &b->block, sizeof b->block));
     for (uint32_t i = 0; i < b->steps.n; ++i)
         DASS_TRY(dass_program_profile_in_place(b->steps.program, i, sec[i]));
