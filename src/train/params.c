@@ -46,9 +46,9 @@ dass_status dass__writer_info(dass__tensor_writer *w, const dass_params_info *in
                           a->in_channels, a->image)));
     if (a->kind == DASS_NET_CELLS)
         DASS_TRY(dass__writer_meta(w, "genotype", dass_genotype_print(&a->genotype, w->mem)));
-    DASS_TRY(dass__writer_meta(w, "state", info->state));
+    DASS_TRY(dass__writer_meta(w, "state", dass_arena_printf(w->mem, "%s", info->state)));
     DASS_TRY(dass__writer_meta(w, "density", dass_arena_printf(w->mem, "%.17g", info->density)));
-    DASS_TRY(dass__writer_meta(w, "allocation", info->allocation));
+    DASS_TRY(dass__writer_meta(w, "allocation", dass_arena_printf(w->mem, "%s", info->allocation)));
     return DASS_OK;
 }
 

@@ -23,7 +23,7 @@ dass_status dass__checkpoint_newest(const char *folder, dass_arena *mem, char **
 /* Room for n_groups buffers. On error nothing stays open. */
 dass_status dass__writer_open(dass_store *s, size_t n_groups, dass__tensor_writer *w);
 void dass__writer_close(dass__tensor_writer *w); /* all-zero is fine */
-/* value NULL is DASS_NOMEM, so that a printed value may be passed on unchecked. */
+/* Both are borrowed until close. value NULL is DASS_NOMEM, so that a printed value may be passed on unchecked. */
 dass_status dass__writer_meta(dass__tensor_writer *w, const char *key, const char *value);
 /* Every parameter of `group` from buffer b, as F32, or F64 when exact and the store computes in double. A value that is
  * not finite in that type is DASS_NUMERIC, "NAME[element] is inf": such a state is no result and no place to go on
