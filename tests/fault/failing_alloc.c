@@ -93,7 +93,8 @@ static bool is_counted(const char *module)
 static bool must_fail(size_t bytes, const char *function, void *caller)
 {
     Dl_info info = {0};
-    if (page == NULL || inside)
+    const bool block = strstr("posix_memalign aligned_alloc mmap", function) != NULL;
+    if (page == NULL || inside || (page->blocks != 0 && !block))
         return false;
     inside = true;
     const bool known = dladdr(caller, &info) != 0 && info.dli_fname != NULL;

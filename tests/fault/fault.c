@@ -8,7 +8,8 @@
  *     fault CASE KIND N [ERRNO]               one trial, shown, its folder kept: what a failure's last words say
  *
  * Kinds: kill, torn (a write half done, then killed), short (half a read or write), error (the call fails with one of
- * the errors it may have), signal (SIGTERM), memory (an allocation fails). After each,
+ * the errors it may have), signal (SIGTERM), memory (an allocation fails), block (one of
+ * the program's own does, without those of libraries and of JSON). After each,
  *  - the exit status is one the program documents, never 1, and a message says why; no sanitizer says anything;
  *  - status 0 is right only with the results of a run that nothing happened to;
  *  - the same command again ends in status 0 and in those results: same files, same bytes (times.jsonl holds times),
@@ -120,18 +121,20 @@ static const fault_case cases[] = {
 #define N_CASES (sizeof cases / sizeof *cases)
 
 static const char *const kind_names[] = {
-    [FAULT_KILL] = "kill",   [FAULT_TORN] = "torn",     [FAULT_SHORT] = "short",
-    [FAULT_ERRNO] = "error", [FAULT_SIGNAL] = "signal", [FAULT_ALLOC] = "memory",
+    [FAULT_KILL] = "kill",     [FAULT_TORN] = "torn",    [FAULT_SHORT] = "short", [FAULT_ERRNO] = "error",
+    [FAULT_SIGNAL] = "signal", [FAULT_ALLOC] = "memory", [FAULT_BLOCK] = "block",
 };
 static const char *const kind_sentences[] = {
-    [FAULT_KILL] = "killed before a call",    [FAULT_TORN] = "killed inside a write",
-    [FAULT_SHORT] = "half a read or write",   [FAULT_ERRNO] = "a call fails",
-    [FAULT_SIGNAL] = "SIGTERM before a call", [FAULT_ALLOC] = "an allocation fails",
+    [FAULT_KILL] = "killed before a call",      [FAULT_TORN] = "killed inside a write",
+    [FAULT_SHORT] = "half a read or write",     [FAULT_ERRNO] = "a call fails",
+    [FAULT_SIGNAL] = "SIGTERM before a call",   [FAULT_ALLOC] = "an allocation fails",
+    [FAULT_BLOCK] = "a block of its own fails",
 };
 /* Trials of the sample: of a command that keeps files, of one that only reads; in the short tier. */
 static const int sample[][4] = {
     [FAULT_KILL] = {4, 1, 1, 0},  [FAULT_TORN] = {2, 0, 1, 0},   [FAULT_SHORT] = {2, 1, 1, 1},
-    [FAULT_ERRNO] = {6, 3, 2, 1}, [FAULT_SIGNAL] = {1, 0, 1, 0}, [FAULT_ALLOC] = {5, 3, 3, 2},
+    [FAULT_ERRNO] = {6, 3, 2, 1}, [FAULT_SIGNAL] = {1, 0, 1, 0}, [FAULT_ALLOC] = {3, 2, 1, 1},
+    [FAULT_BLOCK] = {4, 3, 3, 2},
 };
 
 static const char tiny_yaml[] = "net: {channels: 2, layers: 3, nodes: 1, classes: 3, in_channels: 1, image: 8}\n"
@@ -161,7 +164,7 @@ typedef struct plan {
     tree begins, ends;
     char *printed;
     fault_call_list calls;
-    long allocations;
+    long allocations[2]; /* all; its own blocks */
 } plan;
 
 static const char *join(char *buf, size_t n, const char *folder, const char *name)
@@ -267,7 +270,7 @@ static bool check_end(const plan *p, const fault *f, const fault_end *end, bool 
         (void)snprintf(why, n, "status %d: %s", st, last);
     else if (f->kind == FAULT_SIGNAL && st != 0 && st != 75)
         (void)snprintf(why, n, "status %d: %s", st, last);
-    else if (f->kind == FAULT_ALLOC && st != 0 && st != 6)
+    else if ((f->kind == FAULT_ALLOC || f->kind == FAULT_BLOCK) && st != 0 && st != 6)
         (void)snprintf(why, n, "status %d for want of memory: %s", st, last);
     else if (f->kind == FAULT_ERRNO && st != 0 && st != 4 && st != 6)
         (void)snprintf(why, n, "status %d for an error of the system: %s", st, last);
@@ -393,6 +396,7 @@ static bool applies(const fault_call *c, fault_kind kind)
     case FAULT_ERRNO:
     case FAULT_SIGNAL:
     case FAULT_ALLOC:
+    case FAULT_BLOCK:
         break;
     }
     return true;
@@ -455,9 +459,10 @@ static void list_trials(const plan *p, fault_kind kind, bool all, bool small, tr
     uint64_t seed = (uint64_t)kind * 1000003u + (uint64_t)(p->c - cases);
     if (kinds != NULL && strstr(kinds, kind_names[kind]) == NULL)
         return;
-    if (kind == FAULT_ALLOC) {
-        const long step = all || n == 0 ? stride : (p->allocations + n - 1) / n;
-        for (long at = 1; at <= p->allocations && (all || n > 0); at += step)
+    if (kind == FAULT_ALLOC || kind == FAULT_BLOCK) {
+        const long last = p->allocations[kind == FAULT_BLOCK];
+        const long step = all || n == 0 ? stride : (last + n - 1) / n;
+        for (long at = 1; at <= last && (all || n > 0); at += step)
             add_trial(out, (fault){kind, all ? at : at + (long)(next_random(&seed) % (uint64_t)step), 0});
         return;
     }
@@ -667,9 +672,11 @@ static void prepare_case(const setting *s, const fault_case *c, plan *p)
     p->printed = printed(c, root);
     if (p->calls.n == 0)
         tree_fail("no calls of", c->name);
-    fresh(root, p->start);
-    run(s, root, c->words, &(fault){.kind = FAULT_ALLOC, .at = 0}, NULL, &end);
-    p->allocations = end.n;
+    for (int i = 0; i < 2; ++i) {
+        fresh(root, p->start);
+        run(s, root, c->words, &(fault){.kind = i == 0 ? FAULT_ALLOC : FAULT_BLOCK, .at = 0}, NULL, &end);
+        p->allocations[i] = end.n;
+    }
 }
 
 /* ---- what is asked -------------------------------------------------------------------------------------------- */
@@ -699,13 +706,14 @@ static int test_case(const setting *s, const fault_case *c, bool all, bool small
     plan p;
     int n_bad = 0;
     prepare_case(s, c, &p);
-    for (fault_kind kind = FAULT_KILL; kind <= FAULT_ALLOC; ++kind) {
+    for (fault_kind kind = FAULT_KILL; kind <= FAULT_LAST; ++kind) {
         trials t = {0};
         list_trials(&p, kind, all, small, &t);
         const tally sum = t.n > 0 ? run_trials(s, &p, &t, shown, sizeof shown) : (tally){0};
         const bool bad = sum.n[BAD] > 0 || sum.lost > 0;
         (void)printf("%s %d - %s, %s: %ld times, of %ld\n", bad ? "not ok" : "ok", number + (int)kind - 1, c->name,
-                     kind_sentences[kind], sum.n[GOOD] + sum.n[BAD], kind == FAULT_ALLOC ? p.allocations : p.calls.n);
+                     kind_sentences[kind], sum.n[GOOD] + sum.n[BAD],
+                     kind >= FAULT_ALLOC ? p.allocations[kind - FAULT_ALLOC] : p.calls.n);
         if (bad)
             (void)printf("# %ld of them end badly\n%s", sum.n[BAD], shown);
         if (sum.lost > 0)
@@ -742,7 +750,7 @@ static int test_samples(const setting *s, bool small)
             continue;
         if (freopen(join(path, sizeof path, s->work, name), "w", stdout) == NULL)
             tree_fail("cannot write", path);
-        const int bad = test_case(&one, &cases[i], false, small, (int)(i * FAULT_ALLOC) + 1);
+        const int bad = test_case(&one, &cases[i], false, small, (int)(i * FAULT_LAST) + 1);
         (void)fflush(stdout);
         _exit(bad > 0);
     }
@@ -763,7 +771,7 @@ static int show_calls(const setting *s, const fault_case *c)
     prepare_case(s, c, &p);
     for (long i = 0; i < p.calls.n; ++i)
         (void)printf("%5ld %-8s %s\n", i + 1, p.calls.call[i].name, p.calls.call[i].path);
-    (void)printf("and %ld allocations\n", p.allocations);
+    (void)printf("and %ld allocations, %ld of them blocks of its own\n", p.allocations[0], p.allocations[1]);
     return 0;
 }
 
@@ -775,14 +783,14 @@ static int show_trial(setting *s, const fault_case *c, const char *kind, const c
     static seen known;
     static plan p;
     fault_end end;
-    for (fault_kind k = FAULT_KILL; k <= FAULT_ALLOC; ++k)
+    for (fault_kind k = FAULT_KILL; k <= FAULT_LAST; ++k)
         if (strcmp(kind_names[k], kind) == 0)
             f.kind = k;
     for (int e = 1; error != NULL && e < 134; ++e)
         if (strcmp(error_name(e), error) == 0)
             f.error = e;
     if (f.kind == FAULT_NONE || f.at < 1 || (f.kind == FAULT_ERRNO) != (f.error != 0)) {
-        (void)fprintf(stderr, "fault: CASE kill|torn|short|error|signal|memory N [ERRNO, for error]\n");
+        (void)fprintf(stderr, "fault: CASE kill|torn|short|error|signal|memory|block N [ERRNO, for error]\n");
         return 2;
     }
     prepare_case(s, c, &p);
@@ -858,12 +866,12 @@ int main(int argc, char **argv)
         if (argc > 3)
             return status; /* the folder stays */
     } else if (!all) {
-        (void)printf("1..%d\n", (int)N_CASES * (int)FAULT_ALLOC);
+        (void)printf("1..%d\n", (int)N_CASES * (int)FAULT_LAST);
         status = test_samples(&s, small);
     } else {
         int number = 1;
-        (void)printf("1..%d\n", (argc > 1 ? argc - 1 : (int)N_CASES) * (int)FAULT_ALLOC);
-        for (size_t i = 0; i < (argc > 1 ? (size_t)argc - 1 : N_CASES); ++i, number += FAULT_ALLOC)
+        (void)printf("1..%d\n", (argc > 1 ? argc - 1 : (int)N_CASES) * (int)FAULT_LAST);
+        for (size_t i = 0; i < (argc > 1 ? (size_t)argc - 1 : N_CASES); ++i, number += FAULT_LAST)
             status += test_case(&s, argc > 1 ? find_case(argv[i + 1]) : &cases[i], true, small, number);
     }
     tree_remove(s.work);

@@ -254,7 +254,7 @@ static void become(const fault_job *job, const fault *f, const int *word)
         (void)snprintf(text, sizeof text, "%.2000s:detect_leaks=0", given != NULL ? given : "");
         (void)setenv("ASAN_OPTIONS", text, 1);
     }
-    if (f->kind == FAULT_ALLOC) {
+    if (f->kind == FAULT_ALLOC || f->kind == FAULT_BLOCK) {
         (void)snprintf(text, sizeof text, "%s/alloc.page", job->root);
         (void)setenv("FAULT_ALLOC_FILE", text, 1);
         (void)setenv("LD_PRELOAD", job->preload, 1);
@@ -312,6 +312,7 @@ static bool run_alloc(const fault_job *job, const fault *f, fault_end *end)
         return false;
     }
     page->fail_at = f->at;
+    page->blocks = f->kind == FAULT_BLOCK;
     const pid_t pid = start(job, f, word);
     (void)close(word[1]);
     watch_clock(job);
@@ -445,6 +446,7 @@ static bool harm(trace *t, task *k, const rule *r, const uint64_t *arg)
         return false;
     case FAULT_NONE:
     case FAULT_ALLOC:
+    case FAULT_BLOCK:
         break;
     }
     return false;
@@ -559,5 +561,6 @@ static bool run_traced(const fault_job *job, const fault *f, fault_call_list *li
 bool fault_run(const fault_job *job, const fault *f, fault_call_list *list, fault_end *end)
 {
     *end = (fault_end){0};
-    return f->kind == FAULT_ALLOC ? run_alloc(job, f, end) : run_traced(job, f, list, end);
+    const bool memory = f->kind == FAULT_ALLOC || f->kind == FAULT_BLOCK;
+    return memory ? run_alloc(job, f, end) : run_traced(job, f, list, end);
 }

@@ -22,8 +22,10 @@ typedef enum fault_kind {
     FAULT_SHORT,  /* half of a read or write */
     FAULT_ERRNO,  /* the call is not done, and fails; a close is done */
     FAULT_SIGNAL, /* SIGTERM before the call */
-    FAULT_ALLOC   /* an allocation fails */
+    FAULT_ALLOC,  /* an allocation fails */
+    FAULT_BLOCK   /* the same, of the blocks that the program itself asks for: most others are of JSON */
 } fault_kind;
+#define FAULT_LAST FAULT_BLOCK
 
 typedef struct fault {
     fault_kind kind;
