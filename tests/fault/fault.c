@@ -270,7 +270,8 @@ static bool check_end(const plan *p, const fault *f, const fault_end *end, bool 
         (void)snprintf(why, n, "status %d: %s", st, last);
     else if (f->kind == FAULT_SIGNAL && st != 0 && st != 75)
         (void)snprintf(why, n, "status %d: %s", st, last);
-    else if ((f->kind == FAULT_ALLOC || f->kind == FAULT_BLOCK) && st != 0 && st != 6)
+    else if ((f->kind == FAULT_ALLOC || f->kind == FAULT_BLOCK) && st != 0 && st != 6 &&
+             strstr(last, strerror(ENOMEM)) == NULL) /* a folder that cannot be opened for want of memory is status 4 */
         (void)snprintf(why, n, "status %d for want of memory: %s", st, last);
     else if (f->kind == FAULT_ERRNO && st != 0 && st != 4 && st != 6)
         (void)snprintf(why, n, "status %d for an error of the system: %s", st, last);
