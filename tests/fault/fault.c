@@ -181,8 +181,9 @@ static void run(const setting *s, const char *root, const char *const *words, co
         argv[i + 1] = words[i];
     const fault_job job = {.root = root, .folder = "t", .argv = argv, .preload = s->preload, .seconds = 60};
     if (!fault_run(&job, f, list, end)) {
-        (void)printf("1..0 # SKIP %s\nok 1 # SKIP %s\n", end->what, end->what);
+        (void)printf("1..1\nok 1 # SKIP %s\n", end->what);
         (void)fflush(stdout);
+        tree_remove(s->work);
         _exit(0);
     }
 }
@@ -609,6 +610,8 @@ static void prepare(const setting *s)
              (const char *[]){"train", "-c", "tiny.yaml", "--genotype", "cell/genotype.json", "-o", "dense", "-q",
                               NULL});
     must_run(s, root, (const char *[]){"prune", "dense", "-o", "pruned", "-q", NULL});
+    fault_end end; /* where watching is not allowed, that is found here, before anything is counted */
+    run(s, root, (const char *[]){"derive", "cell", NULL}, &(fault){.kind = FAULT_NONE}, NULL, &end);
 }
 
 static void interrupt_run(const setting *s, const plan *p, const char *root, const interruption *i)
